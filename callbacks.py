@@ -1,0 +1,77 @@
+"""What a run shows while it trains: a progress bar, TensorBoard's curves and pictures. None of it changes a result."""
+
+import sys
+import time
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from datasets.source import Source
+from models.miner import Miner
+from pictures import level_pictures
+
+
+class Figures(pl.Callback):
+    """Writes the curves of every level: loss, PSNR, blocks in training, learning rate and speed, by epoch."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
+        if (wave := module.wave) is None:
+            return
+        figures = {
+            "loss": wave.loss,
+            "psnr": wave.psnr,
+            "training_blocks": wave.training,
+            "lr": wave.lr,
+            "cells_per_s": wave.cells_per_s,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics({f"level_{wave.level}/{name}": value for name, value in figures.items()}, wave.epoch)
+
+
+class Progress(pl.Callback):
+    """One bar over the whole run on a terminal; where stderr is piped, one line when a level is done."""
+
+    BAR = "{percentage:3.0f}%|{bar:24}| {desc} [{elapsed}{postfix}]"
+
+    def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
+        self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.shown, self.since = len(module.reports), time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
+        if self.bar is not None and (wave := module.wave):
+            psnr = f"{wave.psnr:.2f} dB"
+            self.bar.n = max(self.bar.n, min(wave.done, 1.0))
+            self.bar.set_description_str(
+                f"level {wave.level}, epoch {wave.epoch}/{wave.epochs}, {wave.training} blocks in training, {psnr}", refresh=False
+            )
+            self.bar.set_postfix_str(f"{tqdm.format_interval(wave.seconds_left)} left")
+        for report in module.reports[self.shown :] if self.bar is None else ():
+            seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
+            blocks = f"{report.active} of {report.all} blocks have a network, {report.converged} converged"
+            print(f"level {report.level}: {blocks}, {report.psnr:.2f} dB, {seconds:.1f} s", file=sys.stderr, flush=True)
+            self.shown += 1
+
+    def on_fit_end(self, trainer: pl.Trainer, module: Miner) -> None:
+        if self.bar is not None:
+            self.bar.n = 1.0 if not module.stopped_early else self.bar.n
+            self.bar.set_postfix_str("")
+            self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: Miner, exception: BaseException) -> None:
+        if getattr(self, "bar", None) is not None:
+            self.bar.close()
+
+
+class Pictures(pl.Callback):
+    """Shows each finished level of an image in TensorBoard: reconstruction beside truth, residual, active blocks."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.shown = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
+        for report in module.reports[self.shown :]:
+            self.shown += 1
+            for logger in trainer.loggers:
+                for name, picture in level_pictures(module.pyramid, self.source, report.level).items():
+                    logger.experiment.add_image(f"level_{report.level}/{name}", picture, report.level, dataformats="HWC")

@@ -1,0 +1,83 @@
+"""How good a reconstruction is. Everything is a sum over regions, so a large signal is measured strip by strip."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_WINDOW = 11
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite where the error is zero."""
+    return -10 * math.log10(mse) if mse > 0 else math.inf
+
+
+def psnr_to_mse(db: float) -> float:
+    return 10 ** (-db / 10)
+
+
+@dataclass
+class Mean:
+    """A mean over regions, summed in float64."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        self.total += values.sum(dtype=torch.float64).item()
+        self.count += values.numel()
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else math.nan
+
+
+@dataclass
+class Seams:
+    """Steps of the error across the borders of blocks against steps inside blocks; 1 means no visible seams.
+
+    Args:
+        patch: cells of a block along each axis.
+    """
+
+    patch: tuple[int, ...]
+    border: Mean = field(default_factory=Mean)
+    inside: Mean = field(default_factory=Mean)
+
+    def add(self, error: Tensor, start: tuple[int, ...]) -> None:
+        """Add a region's error [*space, c] whose first cell is `start`."""
+        for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
+            step = error.diff(dim=axis).abs().movedim(axis, 0)
+            at_border = (torch.arange(len(step), device=step.device) + first + 1) % p == 0
+            self.border.add(step[at_border])
+            self.inside.add(step[~at_border])
+
+    @property
+    def value(self) -> float:
+        """The ratio of the mean steps; not a number where there is no border or no error inside."""
+        return self.border.value / self.inside.value if self.inside.total else math.nan
+
+
+def ssim_map(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of every whole window of two images [h, w, c] in [0, 1]: [c, h - 10, w - 10].
+
+    Gaussian window of 11 with sigma 1.5, K1 = 0.01, K2 = 0.03 (Wang et al., 2004). Empty where an image is smaller
+    than the window.
+    """
+    if min(x.shape[:2]) < SSIM_WINDOW:
+        return x.new_empty(0)
+    offset = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
+    window = torch.exp(-(offset**2) / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def blur(image: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(image[:, None], window[None, None, None]), window[None, None, :, None])[:, 0]
+
+    x, y = x.movedim(-1, 0), y.movedim(-1, 0)
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    return (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))

@@ -1,0 +1,86 @@
+"""What an engine is given and gives back. Shapes: n blocks, c channels, p cells of a block, s steps, b cells a step."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.optimizers import map_rows
+from utils import hash_bits
+
+
+@dataclass
+class Blocks:
+    """Blocks in training: everything that is per block, so that pruning is one indexing.
+
+    Args:
+        rows: [n, row], the networks.
+        targets: [n, c, p], what they are to give; padding cells hold anything.
+        amplitude: [n], the scale of a sin output.
+        kind: [n] int64, which cells of a block are real (Grid.kind_of).
+        moments: an optimizer's state_dict over `rows`, empty before the first round.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    amplitude: Tensor
+    kind: Tensor
+    moments: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, index: Tensor) -> "Blocks":
+        """The blocks at `index` (int64 [m]), with their moments, as copies."""
+        return Blocks(
+            self.rows[index],
+            self.targets[index],
+            self.amplitude[index],
+            self.kind[index],
+            map_rows(lambda x: x[index], self.rows.shape, self.moments),
+        )
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the steps between two prunings.
+
+    Args:
+        cells: for each kind of block, int64 [s, b_kind], the cells that a step of such blocks sees; all are real.
+        lr: [s], the learning rate of each step.
+        start_lr: the rate the run began with, which some optimizers scale against.
+    """
+
+    cells: list[Tensor]
+    lr: list[float]
+    start_lr: float
+
+    def to(self, device: torch.device) -> "Round":
+        return Round([cells.to(device) for cells in self.cells], self.lr, self.start_lr)
+
+
+def steps_per_epoch(block_cells: int, batch_size: int) -> int:
+    """Steps in which a block's cells are seen once, at most `batch_size` at a time."""
+    return math.ceil(block_cells / batch_size)
+
+
+def cell_order(seed: int, level: int, epochs: range, real_cells: Tensor, steps: int) -> Tensor:
+    """The cells of every step of some epochs, int64 [len(epochs) * steps, b].
+
+    An epoch is a random permutation of the real cells of a block, the same for all blocks of a kind, cut into `steps`
+    equal batches; where it does not divide, the last batch is filled from the front of the permutation. So every
+    batch holds real cells only and at least one, also in a block of which a single cell is real.
+    """
+    n = len(real_cells)
+    batch = math.ceil(n / steps)
+    epoch = torch.tensor(list(epochs), dtype=torch.int64)[:, None]
+    order = hash_bits(seed, level, epoch, torch.arange(n)).argsort(dim=1, stable=True)
+    cyclic = torch.arange(steps * batch) % n
+    return real_cells.cpu()[order[:, cyclic]].reshape(-1, batch)
+
+
+def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
+    """Cosine decay per epoch from `lr` towards lr / 30 (SGDR without restarts, Loshchilov and Hutter, 2017)."""
+    low = lr / 30
+    return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))

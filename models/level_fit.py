@@ -1,0 +1,147 @@
+"""One level in training: what is left to learn, which blocks are active, and their networks, round by round."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datasets.residual import LevelTargets
+from metrics import psnr
+from models.block_mlp import BlockMLP
+from models.engine import Blocks, Round
+from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
+from models.network import Network
+from models.training_copy import TrainingCopy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How levels are trained.
+
+    Args:
+        epochs: of each level, finest first: epochs[j] of level j.
+        val_freq: epochs between two prunings.
+        batch_size: cells of a block that a step sees.
+        lr: learning rate a level starts with.
+        loss_thr: mean square error below which a block is good enough.
+        n_layers, n_hidden, a: the networks (models.network); every trainable a starts at `a`.
+        residual: Laplacian pyramid if true, else Gaussian.
+        b_chunks: most blocks of a chunk.
+        seed: of weights and cell order.
+    """
+
+    epochs: tuple[int, ...]
+    val_freq: int
+    batch_size: int
+    lr: float
+    loss_thr: float
+    n_layers: int
+    n_hidden: int
+    a: float
+    residual: bool
+    b_chunks: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """What became of a level: numbers of blocks, those below the threshold, and its mean square error in [0, 1]."""
+
+    level: int
+    all: int
+    active: int
+    converged: int
+    mse: float
+
+    @property
+    def psnr(self) -> float:
+        return psnr(self.mse)
+
+
+class LevelFit:
+    """The target network of a level and the error of each of its blocks while chunks of it are trained.
+
+    Args:
+        targets: what is left to learn.
+        inputs: [in, p], the encoded cells of a block.
+        engine: what trains the blocks.
+    """
+
+    def __init__(self, targets: LevelTargets, recipe: Recipe, inputs: Tensor, engine):
+        self.targets, self.recipe, self.inputs, self.engine = targets, recipe, inputs, engine
+        self.grid, self.level = targets.grid, targets.level
+        self.epochs = recipe.epochs[self.level]
+        self.energy, amplitude = targets.survey()
+        active = (self.energy > recipe.loss_thr).nonzero()[:, 0]
+        colour = not recipe.residual or self.level == self.grid.n_levels - 1
+        self.network = Network(
+            len(inputs), recipe.n_hidden, recipe.n_layers, targets.source.signal.channels, "sigmoid" if colour else "sin"
+        )
+        rows = self.energy.new_zeros(len(active), self.network.row_size)
+        self.target = BlockMLP(self.network, active, amplitude[active], rows)
+        # Until it is trained a block is as wrong as its residual.
+        self.errors = self.energy.clone()
+        self._real = [self.grid.real_cells(kind, self.level).to(active.device) for kind in range(self.grid.n_kinds)]
+        everything = torch.arange(len(self.energy), device=active.device)
+        self._weights = targets.real_cells.to(active.device)[self.grid.kind_of(everything, self.level)]
+
+    @property
+    def chunks(self) -> list[Tensor]:
+        """Ranges of the active blocks, int64, each at most b_chunks long and none much shorter than another."""
+        n = len(self.target)
+        return list(torch.arange(n, device=self.energy.device).tensor_split(-(-n // self.recipe.b_chunks))) if n else []
+
+    @property
+    def mse(self) -> float:
+        """Mean square error of the level as it stands, over real cells and channels."""
+        return ((self.errors * self._weights).sum() / self._weights.sum()).item()
+
+    @property
+    def psnr(self) -> float:
+        return psnr(self.mse)
+
+    def start(self, chunk: Tensor) -> TrainingCopy:
+        """Fresh networks for a chunk."""
+        rows = self.network.initial_rows(self.recipe.seed, self.level, self.target.blocks[chunk], self.recipe.a)
+        return self.copy(chunk, rows, {})
+
+    def copy(self, index: Tensor, rows: Tensor, moments: dict) -> TrainingCopy:
+        """A training copy of the active blocks at `index`, with the rows and moments they have reached."""
+        ids = self.target.blocks[index]
+        kind = self.grid.kind_of(ids, self.level)
+        return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
+
+    def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
+        """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n]."""
+        steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
+        cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
+        lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
+        blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
+        return copy.trained(blocks), self.engine.errors(self.network, self.inputs, blocks, self._real)
+
+    def sync(self, copy: TrainingCopy, mse: Tensor) -> TrainingCopy:
+        """Write a copy and its blocks' errors into the level; the copy without the blocks that are good enough."""
+        copy.sync(self.target)
+        self.errors[self.target.blocks[copy.index]] = mse
+        return copy.pruned(mse < self.recipe.loss_thr)
+
+    def state(self, chunk: Tensor) -> dict[str, Tensor]:
+        """What is known of a chunk's blocks, to be given back to `restore`."""
+        return {"rows": self.target.rows[chunk], "errors": self.errors[self.target.blocks[chunk]]}
+
+    def restore(self, chunk: Tensor, state: dict[str, Tensor]) -> None:
+        self.target.sync(chunk, state["rows"])
+        self.errors[self.target.blocks[chunk]] = state["errors"]
+
+    def finish(self) -> tuple[BlockMLP, LevelReport]:
+        """The finished level. A network that is worse than none, as where a run was stopped early, is left out."""
+        n = len(self.energy)
+        errors = self.errors[self.target.blocks]
+        better = errors < self.energy[self.target.blocks]
+        self.errors = torch.minimum(self.errors, self.energy)
+        keep = better.nonzero()[:, 0]
+        converged = int((errors[keep] < self.recipe.loss_thr).sum())
+        target = self.target
+        if len(keep) < len(target):
+            target = BlockMLP(self.network, target.blocks[keep], target.amplitude[keep], target.rows[keep].detach())
+        return target, LevelReport(self.level, n, len(keep), converged, self.mse)

@@ -1,0 +1,231 @@
+"""The method: coarse to fine over levels, chunk by chunk, round by round, as one fit of Lightning's Trainer.
+
+An epoch of the Trainer is one wave: one round of the current chunk. The chunks of a level are trained one after another,
+each through all its rounds, so that weights and moments exist for the chunk in flight only.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from datasets.residual import LevelTargets
+from datasets.source import Source
+from models.block_mlp import BlockMLP
+from models.engine.contract import cosine_lr
+from models.level_fit import LevelFit, LevelReport, Recipe
+from models.network import Network
+from models.pyramid import Pyramid
+from models.store import Store
+from models.training_copy import TrainingCopy
+
+# A killed run loses at most the larger of one round and 30 seconds.
+SECONDS_BETWEEN_COMMITS = 15
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What a round did, for logs and progress bars.
+
+    `done` is the part of all the work that is behind, in [0, 1], and `seconds_left` an estimate, both from the blocks
+    trained so far and as many active blocks per level as the current one has.
+    """
+
+    level: int
+    epoch: int
+    epochs: int
+    training: int
+    loss: float
+    psnr: float
+    lr: float
+    cells_per_s: float
+    done: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a chunk stands between two rounds; replaced as a whole, so that an interrupt never sees half a round."""
+
+    fit: LevelFit
+    chunk: int
+    epoch: int
+    copy: TrainingCopy
+
+    def state(self) -> dict[str, Any]:
+        index = self.fit.chunks[self.chunk]
+        return {
+            "level": self.fit.level,
+            "chunk": self.chunk,
+            "epoch": self.epoch,
+            "target": self.fit.state(index),
+            "index": self.copy.index,
+            "rows": self.copy.blocks.rows,
+            "moments": self.copy.blocks.moments,
+        }
+
+
+class Miner(pl.LightningModule):
+    """Trains a pyramid to give back a source.
+
+    Args:
+        source: the signal, on the device that the Trainer will use.
+        pyramid: receives the levels, coarse to fine.
+        recipe: how levels are trained.
+        engine: what trains the blocks (models.engine).
+        store: where progress is kept; what it holds already is gone on from.
+        facts: JSON-able facts that every commit of the store carries along.
+        max_time: seconds after which no further round begins, or None.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pyramid: Pyramid,
+        recipe: Recipe,
+        engine,
+        store: Store,
+        facts: dict[str, Any],
+        max_time: float | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.source, self.pyramid, self.recipe, self.engine = source, pyramid, recipe, engine
+        self.store, self.facts, self.max_time = store, facts, max_time
+        self.reports: list[LevelReport] = []
+        self.wave: Wave | None = None
+        self.stopped_early = False
+        self._point: Point | None = None
+        self._earlier = 0.0
+        self._started = self._committed = time.perf_counter()
+        # Epochs of blocks trained so far, and the seconds they took.
+        self._work, self._work_seconds = 0, 1e-9
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this fit, with what earlier sessions of it took."""
+        return self._earlier + time.perf_counter() - self._started
+
+    # What Lightning asks of a module: one batch an epoch, and no optimizer of its own.
+
+    def configure_optimizers(self) -> None:
+        return None
+
+    def train_dataloader(self) -> list[int]:
+        return [0]
+
+    def on_fit_start(self) -> None:
+        self._waves = self._levels()
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        self.wave = next(self._waves, None)
+        if self.wave is None:
+            self.trainer.should_stop = True
+
+    # The method.
+
+    def _levels(self) -> Iterator[Wave]:
+        for level in reversed(range(self.pyramid.grid.n_levels)):
+            if self.pyramid.level(level) is None and not self._out_of_time():
+                yield from self._level(level)
+
+    def _level(self, level: int) -> Iterator[Wave]:
+        grid = self.pyramid.grid
+        coarse = None if level == grid.n_levels - 1 else lambda box: self.pyramid.decode(box, level + 1)
+        targets = LevelTargets(self.source, coarse, grid, level, self.recipe.residual)
+        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine)
+        for chunk, index in enumerate(fit.chunks):
+            stored = self.store.piece(f"chunk_{level}_{chunk}", self.device)
+            if stored:
+                fit.restore(index, stored)
+            elif not self._out_of_time():
+                yield from self._chunk(fit, chunk)
+                self.store.keep(f"chunk_{level}_{chunk}", fit.state(index))
+        networks, report = fit.finish()
+        self.pyramid.add(level, networks)
+        self.reports.append(report)
+        self.store.drop("chunk_")
+        self.store.keep(f"level_{level}", _level_state(networks, report))
+
+    def _chunk(self, fit: LevelFit, chunk: int) -> Iterator[Wave]:
+        self._point = self._start(fit, chunk)
+        while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
+            started = time.perf_counter()
+            window = range(point.epoch, min(point.epoch + self._round_epochs(len(point.copy)), fit.epochs))
+            copy, mse = fit.train(point.copy, window)
+            self._point = Point(fit, chunk, window.stop, fit.sync(copy, mse))
+            loss, seconds = mse.mean().item(), time.perf_counter() - started
+            self._work += len(copy) * len(window)
+            self._work_seconds += seconds
+            rate = len(copy) * len(window) * fit.grid.block_cells / seconds
+            lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
+            yield Wave(fit.level, window.stop, fit.epochs, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
+            if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
+                self.commit()
+        self._point = None
+
+    def _start(self, fit: LevelFit, chunk: int) -> Point:
+        """A chunk's fresh networks, or where an earlier session left them."""
+        stored = self.store.piece("point", self.device)
+        self.store.drop("point")
+        if stored and (stored["level"], stored["chunk"]) == (fit.level, chunk):
+            fit.restore(fit.chunks[chunk], stored["target"])
+            return Point(fit, chunk, stored["epoch"], fit.copy(stored["index"], stored["rows"], stored["moments"]))
+        return Point(fit, chunk, 0, fit.start(fit.chunks[chunk]))
+
+    def _round_epochs(self, blocks: int) -> int:
+        """Epochs of the next round: val_freq, or as many as the time that is left is enough for."""
+        if self.max_time is None or not self._work:
+            return self.recipe.val_freq
+        affordable = (self.max_time - self.seconds) * self._work / self._work_seconds / blocks
+        return min(self.recipe.val_freq, max(1, int(affordable)))
+
+    def _out_of_time(self) -> bool:
+        if self.max_time is not None and not self.stopped_early and self.seconds >= self.max_time:
+            self.stopped_early = True
+            # The levels are closed as they stand, but a resume goes on from here.
+            self.commit()
+        return self.stopped_early
+
+    def _ahead(self, point: Point) -> tuple[float, float]:
+        """How much of all work is done, and the seconds that the rest takes."""
+        fit, n = point.fit, len(point.fit.energy)
+        later = sum(len(chunk) for chunk in fit.chunks[point.chunk + 1 :])
+        ahead = len(point.copy) * (fit.epochs - point.epoch) + later * fit.epochs
+        share = len(fit.target) / n
+        ahead += sum(share * fit.grid.n_blocks(j) * self.recipe.epochs[j] for j in range(fit.level))
+        return self._work / (self._work + ahead), ahead * self._work_seconds / self._work
+
+    # Progress on disk.
+
+    def commit(self) -> None:
+        """Put on disk what a resume needs: finished levels, finished chunks, and the chunk in flight."""
+        self.store.drop("point")
+        if self._point:
+            self.store.keep("point", self._point.state())
+        self.store.commit({**self.facts, "seconds": self.seconds})
+        self._committed = time.perf_counter()
+
+    def resume(self, facts: dict[str, Any], device: torch.device) -> None:
+        """Take up the finished levels of the store; chunks are taken up when their turn comes."""
+        self._earlier = facts["seconds"]
+        for level in reversed(range(self.pyramid.grid.n_levels)):
+            stored = self.store.piece(f"level_{level}", device)
+            if stored:
+                network = Network(**stored["network"])
+                self.pyramid.add(level, BlockMLP(network, stored["blocks"], stored["amplitude"], stored["rows"]))
+                self.reports.append(LevelReport(**stored["report"]))
+
+
+def _level_state(networks: BlockMLP, report: LevelReport) -> dict[str, Any]:
+    return {
+        "network": dataclasses.asdict(networks.network),
+        "blocks": networks.blocks,
+        "amplitude": networks.amplitude,
+        "rows": networks.rows.detach(),
+        "report": dataclasses.asdict(report),
+    }

@@ -1,0 +1,117 @@
+"""The one file a run leaves behind: safetensors, one row of parameters a block, everything else as metadata.
+
+docs/format.md describes it. No code of a file is ever run, and nothing in it is believed before it is checked.
+"""
+
+import dataclasses
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from datasets.grid import Grid
+from models.block_mlp import BlockMLP
+from models.encoding import Encoding
+from models.engine import choose_engine
+from models.network import Network
+from models.pyramid import Pyramid
+from utils import UserError, atomic_write
+
+FORMAT = "miner"
+VERSION = 1
+MOST_CELLS = 2**50
+
+
+def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
+    """Write a pyramid to `path`, whole or not at all.
+
+    Args:
+        about: JSON-able facts that travel with the model: the signal, the options, what was converged.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "grid": dataclasses.asdict(pyramid.grid),
+        "encoding": dataclasses.asdict(pyramid.encoding),
+        "channels": pyramid.channels,
+        "levels": {level: dataclasses.asdict(networks.network) for level, networks in pyramid.levels.items()},
+        "about": about,
+    }
+    tensors = {}
+    for level, networks in pyramid.levels.items():
+        tensors[f"{level}.blocks"] = networks.blocks.cpu()
+        tensors[f"{level}.amplitude"] = networks.amplitude.cpu()
+        tensors[f"{level}.rows"] = networks.rows.detach().cpu()
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"miner": json.dumps(header, allow_nan=False)})
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "auto") -> tuple[Pyramid, dict[str, Any]]:
+    """Rebuild a pyramid from a file, and give it with the facts it was saved with.
+
+    Raises:
+        UserError: the file is missing, cut, of another kind, of a newer version, or contradicts itself.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file: give the model.safetensors that train.py wrote")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("miner", "null"))
+            _check_kind(path, header)
+            pyramid = _build(header, file, engine)
+    except UserError:
+        raise
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+            struct.error, OSError) as error:  # fmt: skip
+        raise UserError(f"{path}: not a usable model, it is cut or damaged ({_brief(error)})") from None
+    return pyramid.to(device), header["about"]
+
+
+def _check_kind(path: Path, header: Any) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{path}: a safetensors file, but not a model that train.py wrote")
+    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
+        raise UserError(f"{path}: written by a newer version (format {header.get('version')}, this reads {VERSION})")
+
+
+def _build(header: dict[str, Any], file, engine: str) -> Pyramid:
+    shape, patch = (tuple(_positive(n) for n in header["grid"][key]) for key in ("shape", "patch"))
+    grid = Grid(shape, patch, _positive(header["grid"]["n_levels"]))
+    _require(math.prod(shape) <= MOST_CELLS and grid.block_cells <= 2**24 and grid.n_levels <= 64, "sizes")
+    encoding = Encoding(len(shape), header["encoding"]["n_freq"])
+    _require(encoding.n_freq <= 64, "encoding")
+    pyramid = Pyramid(grid, encoding, _positive(header["channels"]), choose_engine(engine))
+    _require(isinstance(header["about"], dict), "facts")
+    for name, shape in header["levels"].items():
+        level, network = int(name), Network(**shape)
+        _require(name == str(level) and 0 <= level < grid.n_levels, f"level {name}")
+        _require((network.n_in, network.n_out) == (encoding.width, pyramid.channels), f"networks of level {name}")
+        blocks, amplitude, rows = (file.get_tensor(f"{name}.{key}") for key in ("blocks", "amplitude", "rows"))
+        _require(rows.shape == (len(blocks), network.row_size) and amplitude.shape == blocks.shape, f"rows of level {name}")
+        _require(rows.dtype == amplitude.dtype == torch.float32 and blocks.dtype == torch.int64, f"dtypes of level {name}")
+        rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
+        inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < grid.n_blocks(level))
+        _require(rising and inside, f"block numbers of level {name}")
+        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows))
+    return pyramid
+
+
+def _positive(value: Any) -> int:
+    _require(isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40, f"size {value!r}")
+    return value
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(f"impossible {what}")
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+

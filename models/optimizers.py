@@ -1,0 +1,63 @@
+"""Which optimizers a run may use, and their state as something that can be cut and joined along the blocks."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from utils import UserError
+
+TORCH = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam}
+
+# From torch-optimizer, those whose state is per element: a block trains alone as it does in company.
+PER_ELEMENT = (
+    "accsgd", "adabelief", "adabound", "adamod", "aggmo", "diffgrad", "madgrad", "pid", "qhadam", "qhm", "ranger",
+    "rangerqh", "rangerva", "sgdw", "yogi",
+)  # fmt: skip
+
+REFUSED = {
+    "a2gradexp": "it scales its step by a norm over all blocks",
+    "a2gradinc": "it scales its step by a norm over all blocks",
+    "a2graduni": "it scales its step by a norm over all blocks",
+    "adafactor": "it factors its moments over rows and columns, which mixes blocks",
+    "adahessian": "it needs second derivatives",
+    "adamp": "it projects by norms over whole tensors, which mixes blocks",
+    "lamb": "it scales its step by a norm over all blocks",
+    "lars": "it scales its step by a norm over all blocks",
+    "lookahead": "it wraps another optimizer; ranger is RAdam with Lookahead",
+    "novograd": "it scales its step by a norm over all blocks",
+    "sgdp": "it projects by norms over whole tensors, which mixes blocks",
+    "shampoo": "it preconditions over whole tensors, which mixes blocks",
+    "swats": "it decides when to switch to SGD from all blocks together",
+}
+
+NAMES = (*TORCH, *PER_ELEMENT)
+
+
+def optimizer_class(name: str) -> Callable[..., Optimizer]:
+    """The optimizer called `name`, lower case. Raises UserError with the reason for one that cannot be used."""
+    if name in TORCH:
+        return TORCH[name]
+    if name in REFUSED:
+        raise UserError(f"--optimizer {name} cannot train blocks independently: {REFUSED[name]}; use {', '.join(NAMES)}")
+    if name not in PER_ELEMENT:
+        raise UserError(f"--optimizer {name} is not known: use one of {', '.join(NAMES)}")
+    try:
+        import torch_optimizer
+    except ImportError:
+        raise UserError(f"--optimizer {name} needs the package torch-optimizer: pip install torch-optimizer") from None
+    # The package still calls torch's in-place arithmetic in an order of arguments that torch deprecated.
+    warnings.filterwarnings("ignore", "This overload of add", UserWarning)
+    return torch_optimizer.get(name)
+
+
+def map_rows(function: Callable[..., Tensor], shape: torch.Size, state: dict, *others: dict) -> dict:
+    """Apply `function` to each tensor of an optimizer's state_dict that has one entry per number of rows [n, row].
+
+    With `others`, states of the same structure, it is given the tensors of all. What is not per row, such as the
+    step count, is taken from `state`.
+    """
+    return tree_map(lambda x, *y: function(x, *y) if isinstance(x, Tensor) and x.shape == shape else x, state, *others)

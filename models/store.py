@@ -1,0 +1,96 @@
+"""What a resume needs, on disk: pieces that are written once, and a journal that is renamed into place last.
+
+The journal names the pieces it believes in, so a run killed between two writes finds the last journal and its pieces.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils import UserError, atomic_write
+
+JOURNAL = "journal.json"
+VERSION = 1
+
+
+class Store:
+    """The progress of a run, in a folder of its own.
+
+    Args:
+        folder: where the pieces live; removed when the run is finished.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._written: set[str] = set()
+        self._waiting: dict[str, Any] = {}
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / JOURNAL).is_file()
+
+    def keep(self, name: str, piece: Any) -> None:
+        """Remember a piece, tensors and numbers in dicts and lists, under a name until the next commit writes it."""
+        self._waiting[name] = piece
+
+    def drop(self, prefix: str) -> None:
+        """Forget the pieces whose names start so; the next commit leaves them out."""
+        self._waiting = {name: piece for name, piece in self._waiting.items() if not name.startswith(prefix)}
+        self._written = {name for name in self._written if not name.startswith(prefix)}
+
+    def commit(self, facts: dict[str, Any]) -> None:
+        """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names."""
+        for name, piece in self._waiting.items():
+            with atomic_write(self.folder / f"{name}.pt") as temporary:
+                torch.save(piece, temporary)
+        self._written |= self._waiting.keys()
+        self._waiting = {}
+        with atomic_write(self.folder / JOURNAL) as temporary:
+            temporary.write_text(json.dumps({"version": VERSION, "pieces": sorted(self._written), **facts}, allow_nan=False))
+        _flush_folder(self.folder)
+        for file in self.folder.iterdir():
+            if file.name != JOURNAL and file.stem not in self._written:
+                file.unlink()
+
+    def read(self) -> dict[str, Any]:
+        """The facts of the last commit."""
+        path = self.folder / JOURNAL
+        try:
+            facts = json.loads(path.read_text())
+            self._written = set(facts["pieces"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: damaged: start over without --resume") from None
+        if facts.get("version") != VERSION:
+            raise UserError(f"{path}: written by another version: start over without --resume")
+        return facts
+
+    def piece(self, name: str, device: torch.device) -> Any:
+        """A piece of the last commit; None if the journal does not name it."""
+        if name not in self._written:
+            return None
+        path = self.folder / f"{name}.pt"
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:
+            raise UserError(f"{path}: damaged ({type(error).__name__}): start over without --resume") from None
+
+    def clear(self) -> None:
+        """Remove everything, the journal first, so that what is left behind by a kill is never believed."""
+        self._waiting, self._written = {}, set()
+        if self.folder.is_dir():
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+            for file in self.folder.iterdir():
+                file.unlink()
+            self.folder.rmdir()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames durable, where the system lets a folder be flushed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""The pruned twin of a chunk's target network: it holds only the blocks that still train."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from models.block_mlp import BlockMLP
+from models.engine import Blocks
+
+
+@dataclass(frozen=True)
+class TrainingCopy:
+    """Parameters, moments and targets of the blocks that still train; they shrink together.
+
+    As a target network in reinforcement learning: the copy is trained, and what it learns is synced into the target.
+    Zeroed gradients would not do, for the moments would go on moving the blocks.
+
+    Args:
+        blocks: the blocks in training.
+        index: int64 [n], their positions in the target.
+    """
+
+    blocks: Blocks
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def trained(self, blocks: Blocks) -> "TrainingCopy":
+        """This copy after a round."""
+        return replace(self, blocks=blocks)
+
+    def sync(self, target: BlockMLP) -> None:
+        """Write the rows of the training blocks into the target."""
+        target.sync(self.index, self.blocks.rows)
+
+    def pruned(self, done: Tensor) -> "TrainingCopy":
+        """This copy without the blocks where `done`, bool [n], is true. They never move again."""
+        if not done.any():
+            return self
+        keep = (~done).nonzero()[:, 0]
+        return TrainingCopy(self.blocks.select(keep), self.index[keep])

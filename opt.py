@@ -1,0 +1,207 @@
+"""Every option of train.py: its name, its meaning, its default and its check."""
+
+import argparse
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils import UserError
+
+TASKS = ("image",)
+PYRAMIDS = ("laplacian", "gaussian")
+ENGINES = ("auto", "reference")
+# Coarsest level: halve until at most this many blocks are left.
+COARSEST_BLOCKS = 128
+# Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
+FREE_ON_RESUME = ("resume", "max_time", "log_image", "quiet", "plan")
+
+
+def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
+    """A field of Options with what argparse needs to know of it."""
+    return field(default=default, metadata={"help": text, "aliases": aliases, "argument": argument})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked for. None means: depends on the task and the input, settled by `settle`."""
+
+    task: str = option("image", "what to fit", choices=TASKS)
+    path: str | None = option(None, "the file to fit; without it, a built-in sample planet", "--image_path")
+    input_size: tuple[int, ...] | None = option(
+        None, "resize the image to W H before fitting; of the sample, its size (default: as it is; sample 1024 512)",
+        "--img_wh", type=int, nargs="+", metavar="N",
+    )  # fmt: skip
+    patch_size: tuple[int, ...] | None = option(
+        None, "cells of a block along X Y; one number for both (default: 32 32)", "--patch_wh",
+        type=int, nargs="+", metavar="N",
+    )  # fmt: skip
+    n_scales: int | None = option(
+        None, f"levels of the pyramid (default: as many as num_epochs has numbers, or until {COARSEST_BLOCKS} blocks are left)",
+        type=int, metavar="N",
+    )  # fmt: skip
+    batch_size: int = option(256, "cells of every block that a step sees", type=int, metavar="N")
+    use_pe: bool = option(True, "positional encoding of the coordinates", action=argparse.BooleanOptionalAction)
+    n_freq: int | None = option(
+        None, "frequencies of the encoding (default: log2 of the patch, less 1)", type=int, metavar="N"
+    )
+    n_layers: int = option(3, "linear layers of a block's network, the output layer counted", type=int, metavar="N")
+    n_hidden: int = option(20, "width of its hidden layers", type=int, metavar="N")
+    a: float = option(0.1, "where the trainable a of every activation starts", type=float, metavar="A")
+    num_epochs: tuple[int, ...] | None = option(
+        None, "epochs: one number for all scales, or one per scale, coarse to fine (default: 50 ... 50 200)",
+        type=int, nargs="+", metavar="N",
+    )  # fmt: skip
+    lr: float = option(3e-2, "learning rate at the start of a level", type=float, metavar="LR")
+    optimizer: str = option("radam", "radam, adam, or one of torch-optimizer", metavar="NAME", type=str.lower)
+    loss_thr: float | None = option(
+        None, "mean square error below which a block is good enough (default: 1e-4)", type=float, metavar="MSE"
+    )
+    target_psnr: float | None = option(None, "sets loss_thr from a PSNR in dB", type=float, metavar="DB")
+    val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
+    pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
+    b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
+    engine: str = option("auto", "how blocks are trained", choices=ENGINES)
+    seed: int = option(0, "of weights and cell order", type=int, metavar="N")
+    exp_name: str | None = option(
+        None, "names ckpts/<exp_name> and logs/<exp_name> (default: the file's name)", metavar="NAME"
+    )
+    max_time: float | None = option(
+        None, "stop in good order after this many seconds, or H:M:S; --resume goes on", metavar="TIME"
+    )
+    resume: bool = option(False, "go on with a run that was interrupted; its options need not be repeated", action="store_true")
+    log_image: bool = option(False, "show pictures in TensorBoard", action="store_true")
+    plan: bool = option(False, "print blocks, parameters, memory and time, and train nothing", action="store_true")
+    quiet: bool = option(False, "no progress on stderr", action="store_true")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors as one line."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
+    """Options from a command line, checked, and the names of those it gave.
+
+    Raises:
+        UserError: naming the option that makes no sense.
+    """
+    parser = Parser("train.py", description="Fit an image with a pyramid of tiny networks.", allow_abbrev=False)
+    for item in dataclasses.fields(Options):
+        argument = dict(item.metadata["argument"])
+        parser.add_argument(
+            f"--{item.name}", *item.metadata["aliases"], dest=item.name, help=item.metadata["help"],
+            default=argparse.SUPPRESS, **argument,
+        )  # fmt: skip
+    given = vars(parser.parse_args(argv))
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    for name in ("input_size", "patch_size"):
+        if len(given.get(name, ())) == 1:
+            given[name] *= 2
+    if "max_time" in given:
+        given["max_time"] = _seconds(given["max_time"])
+    options = Options(**given)
+    check(options)
+    return options, frozenset(given)
+
+
+def check(o: Options) -> None:
+    """Refuse what makes no sense whatever the input is."""
+    for name in ("n_scales", "batch_size", "n_layers", "n_hidden", "val_freq"):
+        value = getattr(o, name)
+        _refuse(value is not None and value < 1, name, f"must be at least 1, not {value}")
+    for name in ("input_size", "patch_size", "num_epochs"):
+        value = getattr(o, name)
+        _refuse(value is not None and min(value) < 1, name, f"must be at least 1, not {_words(value)}")
+    for name in ("lr", "loss_thr", "a", "max_time", "target_psnr"):
+        value = getattr(o, name)
+        bad = value is not None and not (math.isfinite(value) and value > 0)
+        _refuse(bad, name, f"must be a positive number, not {value}")
+    for name in ("input_size", "patch_size"):
+        value = getattr(o, name)
+        _refuse(value is not None and len(value) > 2, name, f"has {len(value or ())} numbers: give X Y")
+    _refuse(o.b_chunks < 2, "b_chunks", f"must be at least 2, not {o.b_chunks}")
+    _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
+    _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
+    _refuse(o.n_freq is not None and not 1 <= o.n_freq <= 24, "n_freq", f"must be between 1 and 24, not {o.n_freq}")
+    _refuse(o.n_freq is not None and not o.use_pe, "n_freq", "has no meaning with --no-use_pe: leave one of them out")
+    _refuse(
+        o.n_scales is not None and o.num_epochs is not None and len(o.num_epochs) not in (1, o.n_scales),
+        "num_epochs", f"has {len(o.num_epochs or ())} numbers for {o.n_scales} scales: give one, or one per scale",
+    )  # fmt: skip
+    bad_name = o.exp_name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", o.exp_name)
+    _refuse(bad_name or o.exp_name in (".", ".."), "exp_name", f"{o.exp_name!r} is no folder name: use letters, digits, . _ + -")
+    _refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
+
+
+def settle(o: Options, shape: tuple[int, ...]) -> Options:
+    """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
+    patch = o.patch_size or (32,) * len(shape)
+    _refuse(math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks")
+    n_scales = o.n_scales or (len(o.num_epochs) if o.num_epochs and len(o.num_epochs) > 1 else _scales(shape, patch))
+    most = max(shape).bit_length() + 1
+    _refuse(n_scales > most, "n_scales", f"{n_scales} levels are more than a size of {_words(shape[::-1])} can be halved to: use at most {most}")
+    epochs = o.num_epochs or (*[50] * (n_scales - 1), 200)
+    loss_thr = o.loss_thr or (10 ** (-o.target_psnr / 10) if o.target_psnr else 1e-4)
+    n_freq = (o.n_freq or max(1, round(math.log2(max(patch))) - 1)) if o.use_pe else None
+    return dataclasses.replace(
+        o, input_size=shape[::-1], patch_size=patch, n_scales=n_scales, loss_thr=loss_thr, n_freq=n_freq,
+        num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
+        exp_name=o.exp_name or default_name(o),
+    )  # fmt: skip
+
+
+def default_name(o: Options) -> str:
+    """The name of a run that was given none."""
+    return re.sub(r"[^\w.+-]", "_", Path(o.path).stem) if o.path else "sample"
+
+
+def contradictions(o: Options, given: frozenset[str], stored: Options) -> list[str]:
+    """Options of a resume that are given and differ from those the run began with."""
+    names = given - set(FREE_ON_RESUME) - {"exp_name"}
+    return sorted(name for name in names if _differ(name, getattr(o, name), stored))
+
+
+def _differ(name: str, value: Any, stored: Options) -> bool:
+    was = getattr(stored, name)
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(was, tuple):
+        return any(w != value[0] for w in was)
+    return value != was and not (name == "target_psnr" and was is None and math.isclose(10 ** (-value / 10), stored.loss_thr))
+
+
+def from_json(values: dict[str, Any]) -> Options:
+    """Options as `dataclasses.asdict` and JSON left them."""
+    names = {item.name for item in dataclasses.fields(Options)}
+    return Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+
+
+def _scales(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:
+    n = 1
+    while math.prod(-(-s // (p << (n - 1))) for s, p in zip(shape, patch[::-1], strict=True)) > COARSEST_BLOCKS:
+        n += 1
+    return n
+
+
+def _seconds(text: str) -> float:
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    _refuse(not 1 <= len(values) <= 3 or min(values, default=0) < 0, "max_time", f"{text!r} is no time: give seconds, or H:M:S")
+    return sum(value * 60**power for power, value in enumerate(reversed(values)))
+
+
+def _words(values: tuple[int, ...] | None) -> str:
+    return " ".join(map(str, values or ()))
+
+
+def _refuse(condition: bool, name: str, what: str) -> None:
+    if condition:
+        raise UserError(f"--{name} {what}")
+
+

@@ -1,0 +1,219 @@
+"""Fit an image with a pyramid of tiny networks: options in, one fit, one model file and its figures out."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import platform
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import opt
+import plan
+import utils
+from datasets import open_source
+from datasets.grid import Grid
+from datasets.source import Source
+from models import model_file
+from models.encoding import Encoding
+from models.engine import choose_engine
+from models.level_fit import Recipe
+from models.pyramid import Pyramid
+from models.store import Store
+from opt import Options
+from report import quality
+from utils import Interrupted, UserError
+
+
+def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Fit one signal: writes ckpts/<exp_name>/model.safetensors and logs/<exp_name>/, and returns the figures.
+
+    Args:
+        options: what is asked for (opt.Options).
+        given: names of the options that were set by the user; a resume holds them against the run's.
+
+    Raises:
+        UserError: an option or a file cannot be used.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoints = Path("ckpts") / (options.exp_name or opt.default_name(options))
+    model_path, store = checkpoints / "model.safetensors", Store(checkpoints / "progress")
+    facts = None
+    if options.resume:
+        facts = _read_progress(store, model_path)
+        options = _resumed(options, given, opt.from_json(facts["options"]))
+
+    source = open_source(options.path, options.input_size, device)
+    options = opt.settle(options, source.shape)
+    if options.plan:
+        print(plan.describe(options, source))
+        return {}
+
+    # Lightning takes seconds to import: what is wrong with options or files is said before.
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import TensorBoardLogger
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+    from callbacks import Figures, Pictures, Progress
+    from models.miner import Miner
+
+    logs = Path("logs") / options.exp_name
+    run_facts = {"options": utils.jsonable(dataclasses.asdict(options)), "source": _fingerprint(options.path)}
+    if facts and facts["source"] != run_facts["source"]:
+        raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
+    if not facts:
+        _start_over(store, model_path, logs)
+
+    engine = choose_engine(options.engine, options.optimizer)
+    grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
+    pyramid = Pyramid(grid, Encoding(grid.ndim, options.n_freq or 0), source.signal.channels, engine).to(device)
+    miner = Miner(source, pyramid, _recipe(options), engine, store, run_facts, options.max_time)
+    if facts:
+        miner.resume(facts, device)
+    miner.commit()
+
+    callbacks = [Figures(), *([] if options.quiet else [Progress()]), *([Pictures(source)] if options.log_image else [])]
+    with _calm_lightning(), _interruptible(miner, options.exp_name):
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=-1, callbacks=callbacks,
+            logger=TensorBoardLogger("logs", name=options.exp_name, version=""), log_every_n_steps=1,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(miner)
+    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"]}
+    about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
+    model_file.save(model_path, pyramid, utils.jsonable(about))
+    fit_seconds = miner.seconds
+    if not miner.stopped_early:
+        store.clear()
+
+    result = _figures(model_path, source, options) | {
+        "fit_s": fit_seconds,
+        "wall_s": utils.process_seconds(),
+        "stopped_early": miner.stopped_early,
+    }
+    with utils.atomic_write(logs / "result.json") as temporary:
+        temporary.write_text(json.dumps(utils.jsonable(result), indent=2, allow_nan=False) + "\n")
+    _say(result, model_path, options)
+    return result
+
+
+def _recipe(o: Options) -> Recipe:
+    return Recipe(
+        epochs=o.num_epochs[::-1], val_freq=o.val_freq, batch_size=o.batch_size, lr=o.lr, loss_thr=o.loss_thr,
+        n_layers=o.n_layers, n_hidden=o.n_hidden, a=o.a, residual=o.pyr == "laplacian", b_chunks=o.b_chunks, seed=o.seed,
+    )  # fmt: skip
+
+
+def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
+    """What the saved file is worth: its quality, its size and what it is made of."""
+    pyramid, about = model_file.load(path, source.device, options.engine)
+    model_bytes, raw_bytes = path.stat().st_size, source.cells.numel() * np.dtype(source.signal.dtype).itemsize
+    source_bytes = Path(options.path).stat().st_size if options.path else None
+    return {
+        **quality(pyramid, source),
+        "n_params": pyramid.n_params,
+        "model_bytes": model_bytes,
+        "bits_per_pixel": model_bytes * 8 / math.prod(source.shape),
+        "ratio_to_raw": model_bytes / raw_bytes,
+        "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
+        "levels": about["levels"],
+        "engine": pyramid.engine.name,
+        "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
+        "peak_host_bytes": utils.peak_host_bytes(),
+        "peak_device_bytes": utils.peak_device_bytes(source.device),
+        "seed": options.seed,
+        "versions": utils.versions(),
+        "options": dataclasses.asdict(options),
+    }
+
+
+def _say(result: dict[str, Any], path: Path, options: Options) -> None:
+    params, bits = result["n_params"] / 1e6, result["bits_per_pixel"]
+    print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per pixel, fitted in {result['fit_s']:.2f} s")
+    if result["stopped_early"]:
+        print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
+    print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
+
+
+def _read_progress(store: Store, model_path: Path) -> dict[str, Any]:
+    """The facts of an unfinished run."""
+    if store.exists:
+        return store.read()
+    if model_path.is_file():
+        print(f"{model_path}: the run is finished, there is nothing to resume")
+        sys.exit(0)
+    raise UserError(f"--resume: nothing to resume in {model_path.parent}: start it without --resume")
+
+
+def _resumed(options: Options, given: frozenset[str], stored: Options) -> Options:
+    """The options of the run, with those of this call that may differ."""
+    if wrong := opt.contradictions(options, given, stored):
+        told = ", ".join(f"--{name} (was {getattr(stored, name)})" for name in wrong)
+        raise UserError(f"--resume: these options contradict the run's: {told}: leave them out")
+    return dataclasses.replace(stored, **{name: getattr(options, name) for name in opt.FREE_ON_RESUME})
+
+
+def _start_over(store: Store, model_path: Path, logs: Path) -> None:
+    """Forget an unfinished run of this name and the curves of the last one; its model stays until the new one is whole."""
+    if store.exists or model_path.is_file():
+        kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
+        print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
+    store.clear()
+    for events in logs.glob("events.out.tfevents.*"):
+        events.unlink()
+
+
+def _fingerprint(path: str | None) -> dict[str, Any] | None:
+    """What tells a changed source file apart: its size and the SHA-256 of its first megabyte."""
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return {"bytes": Path(path).stat().st_size, "sha256": hashlib.sha256(file.read(2**20)).hexdigest()}
+
+
+@contextlib.contextmanager
+def _interruptible(miner, exp_name: str) -> Iterator[None]:
+    """Turn Ctrl-C into a commit of what is done and a line that says how to go on."""
+
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise Interrupted(f"interrupted; to go on: python train.py --exp_name {exp_name} --resume")
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except Interrupted:
+        miner.commit()
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _calm_lightning() -> Iterator[None]:
+    """Keep Lightning from announcing hardware, and from advice that does not fit a module without a data loader."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*configure_optimizers. returned .None.*")
+        yield
+    logger.setLevel(level)
+
+
+def main(argv: list[str] | None = None) -> None:
+    train(*opt.parse(argv))
+
+
+if __name__ == "__main__":
+    utils.run_command(main)

@@ -1,0 +1,147 @@
+"""What every room may use: user errors, atomic writes, stateless random numbers, measured memory."""
+
+import contextlib
+import errno
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line that names the flag or file and what to do."""
+
+
+class Interrupted(UserError):
+    """Ctrl-C, at a moment when something is to be said about it."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's `main` and turn what the user can mend into one line on stderr and exit code 2."""
+    try:
+        main()
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise
+        _fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}: free some space or choose a writable folder")
+    except torch.OutOfMemoryError:
+        _fail("--b_chunks: the device is out of memory: use a smaller value, or a smaller --batch_size")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(line: str) -> None:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed into place.
+
+    The temporary name keeps the ending of `path`, because writers choose the format by it. On any error the
+    temporary file is removed and whatever `path` was before stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def hash_bits(*keys: int | torch.Tensor) -> torch.Tensor:
+    """A stateless 64-bit hash of integers, the source of every random number in a run.
+
+    `keys` broadcast against one another; an equal tuple of keys gives an equal hash on every device, whichever
+    chunk, process or order asks. Each key is folded in by one round of the SplitMix64 finaliser
+    (Steele, Lea and Flood, 2014); int64 multiplication wraps, as the method needs.
+    """
+    bits = torch.tensor(0, dtype=torch.int64)
+    for key in keys:
+        key = torch.as_tensor(key, dtype=torch.int64)
+        bits = _mix((bits.to(key.device) if key.ndim else bits) * _ODD + key + _GOLDEN)
+    return bits
+
+
+def hash_uniform(*keys: int | torch.Tensor) -> torch.Tensor:
+    """Float32 uniform in [0, 1), 24 random bits, from `hash_bits` of the same keys."""
+    return _shift(hash_bits(*keys), 40).to(torch.float32) * 2.0**-24
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_ODD = _signed(0xD1342543DE82EF95)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:
+    """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign are masked off."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    bits = (bits ^ _shift(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift(bits, 27)) * _MIX_2
+    return bits ^ _shift(bits, 31)
+
+
+def process_seconds() -> float:
+    """Seconds since this process started, the interpreter's own start included."""
+    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+        started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(uptime.read().split()[0]) - started
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "pytorch-lightning", "numpy", "triton"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def peak_host_bytes() -> int:
+    """The largest resident size this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_device_bytes(device: torch.device) -> int | None:
+    """The most memory torch's allocator has held on `device`, in bytes; None without a GPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def jsonable(value):
+    """`value` with tuples as lists, numpy scalars as Python's, and what is infinite or undefined as None."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
