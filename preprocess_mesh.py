@@ -39,7 +39,7 @@ def preprocess_mesh(path: str | os.PathLike, n: int, samples: int = 1, votes: in
     print(f"{target}: {n}^3 cells, {occupied / n**3:.2%} occupied")
     if voxeliser.open_lines:
         share = voxeliser.open_lines / voxeliser.lines
-        advice = ": use --T 3 or more" if votes == 1 else f", settled by --T {votes}"
+        advice = ": use --T 3 or more" if votes == 1 else f", the votes of --T {votes} decide there"
         print(f"note: {share:.2%} of the lines met a hole or a flipped face{advice}", file=sys.stderr)
     return target
 

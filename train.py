@@ -207,6 +207,7 @@ def _calm_lightning() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*configure_optimizers. returned .None.*")
+        warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
         yield
     logger.setLevel(level)
 

@@ -117,9 +117,10 @@ def _load_faces(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _is_whole_off(path: Path) -> bool:
     """Whether an OFF file has a line for each vertex and face of its header, which trimesh does not ask."""
     lines = [words for line in path.read_text(errors="replace").splitlines() if (words := line.split("#")[0].split())]
-    header = lines[0] if len(lines[0]) >= 3 else lines[1]
-    vertices, faces = (int(word) for word in header[-3:-1])
-    return len(lines) - 1 - (header is lines[1]) + (lines[0] is header) >= vertices + faces
+    # The counts of vertices, faces and edges stand behind the word OFF or on the line after it.
+    first = 1 if len(lines[0]) >= 3 else 2
+    vertices, faces = (int(word) for word in lines[first - 1][-3:-1])
+    return len(lines) - first >= vertices + faces
 
 
 class Voxeliser:
@@ -345,7 +346,7 @@ def _shears() -> list[tuple[int, int]]:
 
 def _odd_cube_root(samples: int) -> int:
     """The odd m with m ** 3 == samples; ValueError when there is none."""
-    root = next(m for m in range(1, samples + 2, 2) if m**3 >= samples)
+    root = next((m for m in range(1, samples + 2, 2) if m**3 >= samples), 1)
     if root**3 != samples:
         raise ValueError(f"{samples} is not the cube of an odd number")
     return root

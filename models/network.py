@@ -22,6 +22,11 @@ class Layer(NamedTuple):
     a: Tensor | None  # [n, 1], the activation's width or frequency; None where the activation has none
 
 
+# How much smaller the output layer starts, so that a block begins near "no residual". Measured on moon1k.png against 1:
+# 0.15 dB better at each of three levels, two seeds.
+OUTPUT_START = 0.3
+
+
 @dataclass(frozen=True)
 class Network:
     """The shape of one block's MLP.
@@ -75,11 +80,12 @@ class Network:
         ]
 
     def initial_rows(self, seed: int, level: int, blocks: Tensor, a: float) -> Tensor:
-        """Fresh rows [n, row]: weights and biases uniform in +-1/sqrt(in), every a at `a`.
+        """Fresh rows [n, row]: weights and biases uniform in +-1/sqrt(in), those of the output less, every a at `a`.
 
         A block's row depends on (seed, level, block) alone, not on which other blocks are asked for.
         """
-        bounds = [v for i, _ in self.widths for v in (1 / math.sqrt(i), 1 / math.sqrt(i), 0.0)]
+        scale = [1.0] * (self.n_layers - 1) + [OUTPUT_START]
+        bounds = [v for (i, _), s in zip(self.widths, scale, strict=True) for v in (s / math.sqrt(i), s / math.sqrt(i), 0.0)]
         repeats = torch.tensor(self.sizes, device=blocks.device)
         bound = torch.tensor(bounds, device=blocks.device).repeat_interleave(repeats)
         index = torch.arange(self.row_size, device=blocks.device)
