@@ -36,6 +36,24 @@ class Mean:
 
 
 @dataclass
+class Overlap:
+    """Intersection over union of two occupancies, summed over regions."""
+
+    intersection: int = 0
+    union: int = 0
+
+    def add(self, found: Tensor, truth: Tensor) -> None:
+        """Add a region's occupancies, bool of equal shape."""
+        self.intersection += (found & truth).sum().item()
+        self.union += (found | truth).sum().item()
+
+    @property
+    def value(self) -> float:
+        """Not a number where both are empty."""
+        return self.intersection / self.union if self.union else math.nan
+
+
+@dataclass
 class Seams:
     """Steps of the error across the borders of blocks against steps inside blocks; 1 means no visible seams.
 

@@ -10,9 +10,16 @@ from typing import Any
 
 from utils import UserError
 
-TASKS = ("image",)
+TASKS = ("image", "mesh", "volume")
+AXES = {"image": 2, "mesh": 3, "volume": 3}
 PYRAMIDS = ("laplacian", "gaussian")
 ENGINES = ("auto", "reference")
+# What a task takes where nothing is given; None: from the patch, as `settle` has it.
+DEFAULTS = {
+    "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200, "loss_thr": 1e-4},
+    "mesh": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 8, "last_epochs": 150, "loss_thr": 5e-3},
+    "volume": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 16, "last_epochs": 150, "loss_thr": 1e-4},
+}
 # Coarsest level: halve until at most this many blocks are left.
 COARSEST_BLOCKS = 128
 # Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
@@ -28,36 +35,43 @@ def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
 class Options:
     """What a run is asked for. None means: depends on the task and the input, settled by `settle`."""
 
-    task: str = option("image", "what to fit", choices=TASKS)
-    path: str | None = option(None, "the file to fit; without it, a built-in sample planet", "--image_path")
+    task: str = option("image", "an image, an occupancy grid of preprocess_mesh.py, or a grid of numbers", choices=TASKS)
+    path: str | None = option(None, "the file to fit (default: a built-in sample planet)", "--image_path")
     input_size: tuple[int, ...] | None = option(
-        None, "resize the image to W H before fitting; of the sample, its size (default: as it is; sample 1024 512)",
+        None, "resize the image to X Y before fitting, or the size of the sample (default: as it is; 1024 512); "
+        "a grid must have this size",
         "--img_wh", type=int, nargs="+", metavar="N",
     )  # fmt: skip
     patch_size: tuple[int, ...] | None = option(
-        None, "cells of a block along X Y; one number for both (default: 32 32)", "--patch_wh",
+        None, "cells of a block along X Y [Z], or one number for all (default: 32; 3D 16)", "--patch_wh",
         type=int, nargs="+", metavar="N",
     )  # fmt: skip
     n_scales: int | None = option(
         None, f"levels of the pyramid (default: as many as num_epochs has numbers, or until {COARSEST_BLOCKS} blocks are left)",
         type=int, metavar="N",
     )  # fmt: skip
-    batch_size: int = option(256, "cells of every block that a step sees", type=int, metavar="N")
+    batch_size: int | None = option(
+        None, "cells of every block that a step sees (default: 256; 3D 512)", type=int, metavar="N"
+    )
     use_pe: bool = option(True, "positional encoding of the coordinates", action=argparse.BooleanOptionalAction)
     n_freq: int | None = option(
-        None, "frequencies of the encoding (default: log2 of the patch, less 1)", type=int, metavar="N"
+        None, "frequencies of the encoding (default: log2 of the patch, less 1; 3D plus 1)", type=int, metavar="N"
     )
-    n_layers: int = option(3, "linear layers of a block's network, the output layer counted", type=int, metavar="N")
-    n_hidden: int = option(20, "width of its hidden layers", type=int, metavar="N")
+    n_layers: int | None = option(
+        None, "linear layers of a block's network, the output layer counted (default: 3; 3D 2)", type=int, metavar="N"
+    )
+    n_hidden: int | None = option(
+        None, "width of its hidden layers (default: 20; mesh 8, volume 16)", type=int, metavar="N"
+    )
     a: float = option(0.1, "where the trainable a of every activation starts", type=float, metavar="A")
     num_epochs: tuple[int, ...] | None = option(
-        None, "epochs: one number for all scales, or one per scale, coarse to fine (default: 50 ... 50 200)",
+        None, "epochs: one number for all scales, or one per scale, coarse to fine (default: 50 ... 50 200; 3D 150)",
         type=int, nargs="+", metavar="N",
     )  # fmt: skip
     lr: float = option(3e-2, "learning rate at the start of a level", type=float, metavar="LR")
     optimizer: str = option("radam", "radam, adam, or one of torch-optimizer", metavar="NAME", type=str.lower)
     loss_thr: float | None = option(
-        None, "mean square error below which a block is good enough (default: 1e-4)", type=float, metavar="MSE"
+        None, "mean square error below which a block is good enough (default: 1e-4; mesh 5e-3)", type=float, metavar="MSE"
     )
     target_psnr: float | None = option(None, "sets loss_thr from a PSNR in dB", type=float, metavar="DB")
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
@@ -90,7 +104,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     Raises:
         UserError: naming the option that makes no sense.
     """
-    parser = Parser("train.py", description="Fit an image with a pyramid of tiny networks.", allow_abbrev=False)
+    parser = Parser("train.py", description="Fit an image, a shape or a volume with a pyramid of tiny networks.", allow_abbrev=False)
     for item in dataclasses.fields(Options):
         argument = dict(item.metadata["argument"])
         parser.add_argument(
@@ -101,7 +115,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for name in ("input_size", "patch_size"):
         if len(given.get(name, ())) == 1:
-            given[name] *= 2
+            given[name] *= AXES[given.get("task", "image")]
     if "max_time" in given:
         given["max_time"] = _seconds(given["max_time"])
     options = Options(**given)
@@ -123,7 +137,8 @@ def check(o: Options) -> None:
         _refuse(bad, name, f"must be a positive number, not {value}")
     for name in ("input_size", "patch_size"):
         value = getattr(o, name)
-        _refuse(value is not None and len(value) > 2, name, f"has {len(value or ())} numbers: give X Y")
+        axes, words = AXES[o.task], "X Y" if AXES[o.task] == 2 else "X Y Z"
+        _refuse(value is not None and len(value) != axes, name, f"has {len(value or ())} numbers: give one, or {words}")
     _refuse(o.b_chunks < 2, "b_chunks", f"must be at least 2, not {o.b_chunks}")
     _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
     _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
@@ -135,23 +150,27 @@ def check(o: Options) -> None:
     )  # fmt: skip
     bad_name = o.exp_name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", o.exp_name)
     _refuse(bad_name or o.exp_name in (".", ".."), "exp_name", f"{o.exp_name!r} is no folder name: use letters, digits, . _ + -")
+    _refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
     _refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
 
 
 def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
-    patch = o.patch_size or (32,) * len(shape)
+    usual = DEFAULTS[o.task]
+    patch = o.patch_size or (usual["patch"],) * len(shape)
     _refuse(math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks")
     n_scales = o.n_scales or (len(o.num_epochs) if o.num_epochs and len(o.num_epochs) > 1 else _scales(shape, patch))
     most = max(shape).bit_length() + 1
     _refuse(n_scales > most, "n_scales", f"{n_scales} levels are more than a size of {_words(shape[::-1])} can be halved to: use at most {most}")
-    epochs = o.num_epochs or (*[50] * (n_scales - 1), 200)
-    loss_thr = o.loss_thr or (10 ** (-o.target_psnr / 10) if o.target_psnr else 1e-4)
-    n_freq = (o.n_freq or max(1, round(math.log2(max(patch))) - 1)) if o.use_pe else None
+    epochs = o.num_epochs or (*[50] * (n_scales - 1), usual["last_epochs"])
+    loss_thr = o.loss_thr or (10 ** (-o.target_psnr / 10) if o.target_psnr else usual["loss_thr"])
+    more = -1 if len(shape) == 2 else 1
+    n_freq = (o.n_freq or max(1, round(math.log2(max(patch))) + more)) if o.use_pe else None
     return dataclasses.replace(
         o, input_size=shape[::-1], patch_size=patch, n_scales=n_scales, loss_thr=loss_thr, n_freq=n_freq,
         num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
-        exp_name=o.exp_name or default_name(o),
+        batch_size=o.batch_size or usual["batch_size"], n_layers=o.n_layers or usual["n_layers"],
+        n_hidden=o.n_hidden or usual["n_hidden"], exp_name=o.exp_name or default_name(o),
     )  # fmt: skip
 
 

@@ -1,21 +1,28 @@
 """The figures of a finished run, measured on the saved file, strip by strip."""
 
+import math
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from datasets.grid import Box
 from datasets.source import Source
-from metrics import SSIM_WINDOW, Mean, Seams, psnr, ssim_map
+from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
+from utils import UserError
 
 
 @torch.no_grad()
 def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
-    """PSNR of all cells and of the worst block, SSIM, and the seam measure, of the finest level with peak 1.
+    """PSNR of all cells and of the worst block, SSIM of images, IoU of occupancies, and the seam measure.
 
-    What a sum over nothing gives, as the SSIM of an image smaller than its window, is not a number.
+    Of the finest level, with peak 1. What a sum over nothing gives, as the SSIM of an image smaller than its window,
+    is not a number.
     """
-    squares, similarity, seams, worst = Mean(), Mean(), Seams(pyramid.grid.patch), 0.0
+    squares, similarity, overlap, seams, worst = Mean(), Mean(), Overlap(), Seams(pyramid.grid.patch), 0.0
+    occupancy = source.signal.mode == "occupancy"
     for region in pyramid.strips():
         # Windows and steps that reach back into the strip before need its last cells.
         halo = min(region.start[0], SSIM_WINDOW - 1)
@@ -28,12 +35,34 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
         seams.add(error[step:], (wide.start[0] + step, *wide.start[1:]))
         if pyramid.grid.ndim == 2:
             similarity.add(ssim_map(found, truth))
-    return {
-        "psnr": psnr(squares.value),
-        "psnr_worst_block": psnr(worst),
-        "ssim": similarity.value,
-        "seam": seams.value,
-    }
+        if occupancy:
+            overlap.add(found[halo:] > 0.5, truth[halo:] > 0.5)
+    figures = {"psnr": psnr(squares.value), "psnr_worst_block": psnr(worst), "seam": seams.value}
+    return figures | ({"iou": overlap.value} if occupancy else {"ssim": similarity.value})
+
+
+def shape_distance(pyramid: Pyramid, about: dict) -> dict[str, float]:
+    """Chamfer distance and normal consistency of a shape's surface against the mesh it came from.
+
+    Not a number where that mesh is not known, not there any more, or where either has no surface.
+    """
+    unknown = {"chamfer": math.nan, "normal_consistency": math.nan}
+    mesh = about.get("mesh")
+    if not mesh or not Path(mesh).is_file():
+        return unknown
+    try:
+        from datasets.mesh import read_mesh
+        from datasets.surface import surface_distance
+        from surfaces import level_surface
+
+        vertices, faces = level_surface(pyramid, about["bounds"])
+        if not len(faces):
+            return unknown
+        chamfer, consistency = surface_distance((vertices, faces), read_mesh(mesh))
+        return {"chamfer": chamfer, "normal_consistency": consistency}
+    except (ImportError, UserError) as error:
+        print(f"no distance to {mesh}: {error}", file=sys.stderr)
+        return unknown
 
 
 def _block_mse(pyramid: Pyramid, error: Tensor, region: Box) -> Tensor:

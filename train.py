@@ -30,7 +30,7 @@ from models.level_fit import Recipe
 from models.pyramid import Pyramid
 from models.store import Store
 from opt import Options
-from report import quality
+from report import quality, shape_distance
 from utils import Interrupted, UserError
 
 
@@ -52,7 +52,7 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
         facts = _read_progress(store, model_path)
         options = _resumed(options, given, opt.from_json(facts["options"]))
 
-    source = open_source(options.path, options.input_size, device)
+    source = open_source(options.task, options.path, options.input_size, device)
     options = opt.settle(options, source.shape)
     if options.plan:
         print(plan.describe(options, source))
@@ -89,7 +89,7 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(miner)
-    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"]}
+    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
     about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
     model_file.save(model_path, pyramid, utils.jsonable(about))
     fit_seconds = miner.seconds
@@ -119,11 +119,13 @@ def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
     pyramid, about = model_file.load(path, source.device, options.engine)
     model_bytes, raw_bytes = path.stat().st_size, source.cells.numel() * np.dtype(source.signal.dtype).itemsize
     source_bytes = Path(options.path).stat().st_size if options.path else None
+    cell = "pixel" if options.task == "image" else "voxel"
     return {
         **quality(pyramid, source),
+        **(shape_distance(pyramid, about) if options.task == "mesh" else {}),
         "n_params": pyramid.n_params,
         "model_bytes": model_bytes,
-        "bits_per_pixel": model_bytes * 8 / math.prod(source.shape),
+        f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
         "ratio_to_raw": model_bytes / raw_bytes,
         "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
         "levels": about["levels"],
@@ -138,11 +140,19 @@ def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
 
 
 def _say(result: dict[str, Any], path: Path, options: Options) -> None:
-    params, bits = result["n_params"] / 1e6, result["bits_per_pixel"]
-    print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per pixel, fitted in {result['fit_s']:.2f} s")
+    cell = "pixel" if options.task == "image" else "voxel"
+    params, bits = result["n_params"] / 1e6, result[f"bits_per_{cell}"]
+    print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
     if result["stopped_early"]:
         print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
-    print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
+    if not result["n_params"]:
+        print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
+    if options.task != "mesh":
+        print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
+    elif math.isnan(result["iou"]):
+        print("IoU : undefined, the grid is empty", flush=True)
+    else:
+        print(f"IoU : {result['iou']:.6f}", flush=True)
 
 
 def _read_progress(store: Store, model_path: Path) -> dict[str, Any]:

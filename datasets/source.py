@@ -1,6 +1,7 @@
 """Where cells come from: a source has a shape and reads any region of any level, as values in [0, 1]."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class Signal:
         dtype: numpy name of the dtype.
         channels: numbers of a cell.
         low, high: the values that become 0 and 1: 0 and the dtype's largest value, or the data's range for floats.
-        mode: how channels are to be read: "grey", "RGB", ... for images.
+        mode: how channels are to be read: "grey", "RGB", ... of an image, else "occupancy" or "volume".
     """
 
     dtype: str
@@ -72,10 +73,13 @@ class Source:
         array: [*space, c] of any real dtype.
         signal: what its numbers mean.
         device: where `read` puts its result; the array is held there too.
+        about: JSON-able facts of the source that travel with a model of it, as the bounds of a grid.
     """
 
-    def __init__(self, array: np.ndarray, signal: Signal, device: torch.device | str = "cpu"):
-        self.signal = signal
+    def __init__(
+        self, array: np.ndarray, signal: Signal, device: torch.device | str = "cpu", about: dict[str, Any] | None = None
+    ):
+        self.signal, self.about = signal, about or {}
         self.shape = array.shape[:-1]
         self.cells = torch.from_numpy(np.ascontiguousarray(array)).to(device)
         self.device = self.cells.device

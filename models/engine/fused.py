@@ -203,6 +203,26 @@ def _affine(j: tl.constexpr, h, x, table, cell, A, c, BIAS: tl.constexpr, CHUNKS
 
 
 @triton.jit
+def _gradients(dA, dc, e, h, x, table, cell, BIAS: tl.constexpr, CHUNKS: tl.constexpr, KS: tl.constexpr,
+               TILE: tl.constexpr, OPERAND: tl.constexpr, DOT: tl.constexpr):
+    new = ()
+    new_c = ()
+    for k in tl.static_range(CHUNKS):
+        if CHUNKS > 1:
+            x = _encoded(table, cell, k, CHUNKS, KS[0])
+        new = new + (_dot(tl.trans(x), e[0], dA[k], DOT),)
+    for j in tl.static_range(len(BIAS)):
+        if j > 0:
+            new = new + (_dot(tl.trans(h[j - 1]), e[j], dA[CHUNKS - 1 + j], DOT),)
+        if BIAS[j] >= 0:
+            ones = tl.full((16, TILE), 1.0, OPERAND)
+            new_c = new_c + (_dot(ones, e[j], dc[j], DOT),)
+        else:
+            new_c = new_c + (dc[j],)
+    return new, new_c
+
+
+@triton.jit
 def _update(w, m, v, g, adaptive, plain, eps, BETA_1: tl.constexpr, BETA_2: tl.constexpr, NATIVE: tl.constexpr):
     m = m + (g - m) * (1 - BETA_1)
     v = v * BETA_2 + (1 - BETA_2) * g * g
@@ -284,27 +304,13 @@ def _train(
             square += tl.sum(miss * miss, axis=1)
             e = _round(e, OPERAND, NATIVE)
 
-            # From the last layer down; the tuples are built from their ends.
-            back = ()
-            back_c = ()
-            for j in tl.static_range(LAYERS - 1, -1, -1):
-                if BIAS[j] >= 0:
-                    ones = tl.full((16, TILE), 1.0, OPERAND)
-                    back_c = (_dot(ones, e, dc[j], DOT),) + back_c
-                else:
-                    back_c = (dc[j],) + back_c
-                if j > 0:
-                    back = (_dot(tl.trans(h[j - 1]), e, dA[CHUNKS - 1 + j], DOT),) + back
-                    e = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
-                    e = _times(_round(e, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
-                elif CHUNKS == 1:
-                    back = (_dot(tl.trans(x), e, dA[0], DOT),) + back
-                else:
-                    for k in tl.static_range(CHUNKS - 1, -1, -1):
-                        xk = _encoded(table, cell, k, CHUNKS, KS[0])
-                        back = (_dot(tl.trans(xk), e, dA[k], DOT),) + back
-            dA = back
-            dc = back_c
+            es = (e,)
+            for j in tl.static_range(LAYERS - 1, 0, -1):
+                e = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
+                e = _times(_round(e, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
+                es = (e,) + es
+            if count > 0:
+                dA, dc = _gradients(dA, dc, es, h, x, table, cell, BIAS, CHUNKS, KS, TILE, OPERAND, DOT)
 
         mse = tl.sum(square) / (count * CHANNELS)
         unit = 2.0 / (count * CHANNELS) / (mse + _EPSILON)

@@ -1,0 +1,47 @@
+"""The surface of a fitted shape: marching cubes over what its pyramid decodes, in the coordinates of the mesh."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from datasets.grid import Box
+from datasets.surface import surface
+from models.pyramid import Pyramid
+
+Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def level_surface(
+    pyramid: Pyramid,
+    bounds: Bounds,
+    level: int = 0,
+    region: Box | None = None,
+    threshold: float = 0.5,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The closed surface of a region of a level, decoded slab by slab.
+
+    Args:
+        bounds: (lo, hi) xyz of the outer faces of the finest level's grid.
+        region: cells of the level, (z, y, x); all of them if None.
+        threshold: occupancy at the surface, in (0, 1).
+        progress: called with the number of layers done.
+
+    Returns:
+        vertices float64 [v, 3] xyz and faces int64 [f, 3] with outward normals; both empty for an empty shape.
+    """
+    whole = pyramid.grid.level_box(level)
+    region = region or whole
+
+    def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
+        box = Box(*(tuple(o + n for o, n in zip(region.start, corner, strict=True)) for corner in (start, stop)))
+        return pyramid.decode(box, level)[..., 0].cpu().numpy()
+
+    return surface(read, region.shape, region_bounds(pyramid, bounds, level, region), threshold, progress=progress)
+
+
+def region_bounds(pyramid: Pyramid, bounds: Bounds, level: int, region: Box) -> Bounds:
+    """(lo, hi) xyz of a region of a level. A cell of level j is 2^j finest cells wide, also where it hangs over."""
+    lo, hi = (np.array(corner) for corner in bounds)
+    cell = (hi - lo) / np.array(pyramid.grid.shape[::-1]) * 2**level
+    return tuple(tuple((lo + cell * np.array(corner[::-1])).tolist()) for corner in (region.start, region.stop))
