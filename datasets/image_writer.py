@@ -54,9 +54,9 @@ def write_image(
     at quality 95, 4:4:4. Raises UserError for an unknown ending or a picture that the format cannot hold at all.
     """
     path = Path(path)
-    channels = len(PILLOW_MODES[mode]) if mode in PILLOW_MODES else array.shape[-1]
-    if array.ndim != 3 or array.size == 0 or array.shape[2] != channels:
+    if array.ndim != 3 or array.size == 0 or (mode in PILLOW_MODES and len(PILLOW_MODES[mode]) != array.shape[2]):
         raise ValueError(f"array of shape {array.shape} for {mode}")
+    channels = array.shape[2]
     if path.is_dir():
         raise UserError(f"{path}: a folder: name a file to write")
     file_format = FORMATS.get(path.suffix.lower())

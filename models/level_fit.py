@@ -122,7 +122,8 @@ class LevelFit:
         steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
         cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
         lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
-        blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
+        round_ = Round(cells, lr, self.recipe.lr).to(self.inputs.device)
+        blocks = self.engine.train(self.network, self.inputs, copy.blocks, round_)
         return copy.trained(blocks), self.engine.errors(self.network, self.inputs, blocks, self._real)
 
     def sync(self, copy: TrainingCopy, mse: Tensor) -> TrainingCopy:

@@ -15,10 +15,11 @@ from torch import Tensor
 from models.engine.contract import Blocks, Round
 from models.engine.reference import GAUSS, LN_4
 from models.network import Network
-from losses import EPSILON
+from losses import EPSILON, SCALE
 
 _GAUSS = tl.constexpr(GAUSS)
 _KAPPA = tl.constexpr(-LN_4)
+_SCALE = tl.constexpr(SCALE)
 _EPSILON = tl.constexpr(EPSILON)
 _MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 _TWO_PI = tl.constexpr(6.283185307179586)
@@ -70,12 +71,13 @@ def _reciprocal(x, NATIVE: tl.constexpr):
 
 
 @triton.jit
-def _sin_cos(x, NATIVE: tl.constexpr):
+def _sin_cos(x, REDUCE: tl.constexpr, NATIVE: tl.constexpr):
     # sin.approx is exact to 2^-20.5 within a turn; two constants bring x there.
     if NATIVE:
-        turns = (x * (1.0 / _TWO_PI) + _ROUNDER) - _ROUNDER
-        x = x - turns * _TWO_PI_HIGH
-        x = x - turns * _TWO_PI_LOW
+        if REDUCE:
+            turns = (x * (1.0 / _TWO_PI) + _ROUNDER) - _ROUNDER
+            x = x - turns * _TWO_PI_HIGH
+            x = x - turns * _TWO_PI_LOW
         sin = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
         cos = tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
         return sin, cos
@@ -203,26 +205,6 @@ def _affine(j: tl.constexpr, h, x, table, cell, A, c, BIAS: tl.constexpr, CHUNKS
 
 
 @triton.jit
-def _gradients(dA, dc, e, h, x, table, cell, BIAS: tl.constexpr, CHUNKS: tl.constexpr, KS: tl.constexpr,
-               TILE: tl.constexpr, OPERAND: tl.constexpr, DOT: tl.constexpr):
-    new = ()
-    new_c = ()
-    for k in tl.static_range(CHUNKS):
-        if CHUNKS > 1:
-            x = _encoded(table, cell, k, CHUNKS, KS[0])
-        new = new + (_dot(tl.trans(x), e[0], dA[k], DOT),)
-    for j in tl.static_range(len(BIAS)):
-        if j > 0:
-            new = new + (_dot(tl.trans(h[j - 1]), e[j], dA[CHUNKS - 1 + j], DOT),)
-        if BIAS[j] >= 0:
-            ones = tl.full((16, TILE), 1.0, OPERAND)
-            new_c = new_c + (_dot(ones, e[j], dc[j], DOT),)
-        else:
-            new_c = new_c + (dc[j],)
-    return new, new_c
-
-
-@triton.jit
 def _update(w, m, v, g, adaptive, plain, eps, BETA_1: tl.constexpr, BETA_2: tl.constexpr, NATIVE: tl.constexpr):
     m = m + (g - m) * (1 - BETA_1)
     v = v * BETA_2 + (1 - BETA_2) * g * g
@@ -261,6 +243,10 @@ def _train(
     am = _load_scalars(first_moments, A_AT, 0.0)
     av = _load_scalars(second_moments, A_AT, 0.0)
 
+    lane = tl.arange(0, TILE)
+    cell = tl.load(cells + lane, mask=lane < count, other=0)
+    x = _encoded(table, cell, 0, CHUNKS, KS[0])
+    target = tl.load(targets + channel * p + cell[:, None], mask=channel < CHANNELS, other=0.0)
     for step in range(steps):
         s, A, c = _fold(w, b, a, BIAS, LAYER, OPERAND)
         dA = ()
@@ -275,11 +261,16 @@ def _train(
         square = tl.zeros((TILE,), tl.float32)
 
         for start in range(0, count, TILE):
-            slot = start + tl.arange(0, TILE)
-            real = slot < count
-            cell = tl.load(cells + slot, mask=real, other=0)
+            real = start + lane < count
+            following = start + TILE
+            left = count - following
+            if left <= 0:
+                following = most
+                left = tl.where(step + 1 < steps, count, 0)
+            next_cell = tl.load(cells + following + lane, mask=lane < left, other=0)
 
-            x = _encoded(table, cell, 0, CHUNKS, KS[0])
+            next_x = _encoded(table, next_cell, 0, CHUNKS, KS[0])
+            next_target = tl.load(targets + channel * p + next_cell[:, None], mask=channel < CHANNELS, other=0.0)
             h = ()
             d = ()
             last = x
@@ -292,11 +283,10 @@ def _train(
             z = _affine(LAYERS - 1, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
 
             seen = real[:, None] & (channel < CHANNELS)
-            target = tl.load(targets + channel * p + cell[:, None], mask=seen, other=0.0)
             if SIN:
-                sin, cos = _sin_cos(z, NATIVE)
+                sin, cos = _sin_cos(z, OPERAND == tl.float32 and DOT == "ieee", NATIVE)
                 miss = tl.where(seen, sin * amplitude - target, 0.0)
-                e = miss * cos * amplitude
+                e = miss * cos
             else:
                 y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
                 miss = tl.where(seen, y - target, 0.0)
@@ -304,16 +294,33 @@ def _train(
             square += tl.sum(miss * miss, axis=1)
             e = _round(e, OPERAND, NATIVE)
 
-            es = (e,)
-            for j in tl.static_range(LAYERS - 1, 0, -1):
-                e = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
-                e = _times(_round(e, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
-                es = (e,) + es
-            if count > 0:
-                dA, dc = _gradients(dA, dc, es, h, x, table, cell, BIAS, CHUNKS, KS, TILE, OPERAND, DOT)
+            # From the last layer down; the tuples are built from their ends.
+            back = ()
+            back_c = ()
+            for j in tl.static_range(LAYERS - 1, -1, -1):
+                if BIAS[j] >= 0:
+                    ones = tl.full((16, TILE), 1.0, OPERAND)
+                    back_c = (_dot(ones, e, dc[j], DOT),) + back_c
+                else:
+                    back_c = (dc[j],) + back_c
+                if j > 0:
+                    back = (_dot(tl.trans(h[j - 1]), e, dA[CHUNKS - 1 + j], DOT),) + back
+                    e = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
+                    e = _times(_round(e, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
+                elif CHUNKS == 1:
+                    back = (_dot(tl.trans(x), e, dA[0], DOT),) + back
+                else:
+                    for k in tl.static_range(CHUNKS - 1, -1, -1):
+                        xk = _encoded(table, cell, k, CHUNKS, KS[0])
+                        back = (_dot(tl.trans(xk), e, dA[k], DOT),) + back
+            dA = back
+            dc = back_c
+            cell, x, target = next_cell, next_x, next_target
 
         mse = tl.sum(square) / (count * CHANNELS)
-        unit = 2.0 / (count * CHANNELS) / (mse + _EPSILON)
+        unit = 2.0 * _SCALE / (count * CHANNELS) / (mse + _EPSILON)
+        if SIN:
+            unit *= amplitude
         adaptive = tl.load(coefficients + step)
         plain = tl.load(coefficients + steps + step)
         eps = tl.load(coefficients + 2 * steps + step)
@@ -327,26 +334,26 @@ def _train(
             along = 0.0
             for i in tl.static_range(M):
                 if LAYER[i] == j:
-                    g = dA[i] * scale
+                    g = dA[i]
                     if ROWS[i] < KS[i]:
                         g = tl.where(tl.arange(0, KS[i])[:, None] < ROWS[i], g, 0.0)
                     if A_AT[j] >= 0:
                         along += tl.sum(g * w[i])
-                    wi, mi, vi = _update(w[i], wm[i], wv[i], g * s[j], adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
+                    wi, mi, vi = _update(w[i], wm[i], wv[i], g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
                     new_w, new_wm, new_wv = new_w + (wi,), new_wm + (mi,), new_wv + (vi,)
             if BIAS[j] >= 0:
-                g = tl.sum(dc[j], axis=0) * (scale / 16)
+                g = tl.sum(dc[j], axis=0) * (1.0 / 16)
                 if A_AT[j] >= 0:
                     along += tl.sum(g * b[j])
-                wi, mi, vi = _update(b[j], bm[j], bv[j], g * s[j], adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
+                wi, mi, vi = _update(b[j], bm[j], bv[j], g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
                 new_b, new_bm, new_bv = new_b + (wi,), new_bm + (mi,), new_bv + (vi,)
             else:
                 new_b, new_bm, new_bv = new_b + (b[j],), new_bm + (bm[j],), new_bv + (bv[j],)
             if A_AT[j] >= 0:
                 if j < LAYERS - 1:
-                    g = -along * s[j] / a[j]
+                    g = -along * scale * s[j] / a[j]
                 else:
-                    g = along
+                    g = along * scale
                 wi, mi, vi = _update(a[j], am[j], av[j], g, adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
                 new_a, new_am, new_av = new_a + (wi,), new_am + (mi,), new_av + (vi,)
             else:
@@ -408,7 +415,7 @@ def _evaluate(
             last = _exp2(-u * u, NATIVE).to(OPERAND)
         z = _affine(LAYERS - 1, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
         if SIN:
-            y, _ = _sin_cos(z, NATIVE)
+            y, _ = _sin_cos(z, True, NATIVE)
             y = y * amplitude
         else:
             y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)

@@ -1,0 +1,91 @@
+"""What several test files need: small signals, random pyramids, boxes, networks."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from datasets.grid import Box, Grid
+from datasets.source import Signal, Source
+from models.block_mlp import BlockMLP
+from models.encoding import Encoding
+from models.engine import Blocks, ReferenceEngine
+from models.network import Network
+from models.pyramid import Pyramid
+
+# Grids of 2 and 3 axes, degenerate ones first: one cell, one block, a block larger than the level, prime sizes.
+GRIDS = [
+    Grid((1, 1), (1, 1), 1),
+    Grid((1, 1), (4, 3), 3),
+    Grid((7, 1), (2, 5), 3),
+    Grid((16, 32), (8, 4), 2),
+    Grid((13, 37), (5, 7), 4),
+    Grid((1, 1, 1), (2, 2, 2), 2),
+    Grid((8, 4, 16), (4, 2, 8), 2),
+    Grid((5, 11, 7), (2, 3, 4), 3),
+]
+# In test ids: 13x37_5x7_4 is a level 0 of 13 x 37, blocks of 5 x 7 and 4 levels.
+grid_id = lambda grid: "_".join(["x".join(map(str, grid.shape)), "x".join(map(str, grid.patch)), str(grid.n_levels)])  # noqa: E731
+
+
+def level_cells(shape, channels=1, seed=0):
+    """Random float32 cells [*shape, channels] in [0, 1)."""
+    return torch.rand(*shape, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def random_box(generator, shape):
+    """A random non-empty box of cells of a level."""
+    ends = [np.sort(generator.choice(n + 1, 2, replace=False)) for n in shape]
+    return Box(tuple(int(a) for a, _ in ends), tuple(int(b) for _, b in ends))
+
+
+def all_cells(shape):
+    return itertools.product(*map(range, shape))
+
+
+def make_source(shape, channels=1, seed=0, dtype=np.uint8):
+    array = np.random.default_rng(seed).integers(0, 256, (*shape, channels)).astype(dtype)
+    return Source(array, Signal.of(array, "grey"))
+
+
+def smooth_source(shape, channels=1):
+    """A source whose left part is constant and whose right part is not, so that some blocks need a network."""
+    axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
+    values = 0.5 + 0.5 * np.sin(sum((7 + 5 * k) * axis for k, axis in enumerate(axes))) * (axes[-1] > 0.4)
+    array = np.stack([np.uint8(np.rint(255 * values * (k + 1) / channels)) for k in range(channels)], -1)
+    return Source(array, Signal.of(array, "grey"))
+
+
+def random_blocks(network, n, cells, seed=0, kind=None):
+    """Blocks with fresh rows and random targets and amplitudes."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = network.initial_rows(seed, 0, torch.arange(n), 0.1)
+    targets = torch.rand(n, network.n_out, cells, generator=generator)
+    amplitude = 0.1 + torch.rand(n, generator=generator)
+    return Blocks(rows, targets, amplitude, torch.zeros(n, dtype=torch.int64) if kind is None else kind)
+
+
+def random_pyramid(grid, channels=2, n_freq=1, n_hidden=5, n_layers=2, seed=0, gaussian=False, keep=0.6):
+    """A pyramid with random networks in a random share of the blocks of every level."""
+    generator = torch.Generator().manual_seed(seed)
+    encoding = Encoding(grid.ndim, n_freq)
+    pyramid = Pyramid(grid, encoding, channels, ReferenceEngine())
+    for level in reversed(range(grid.n_levels)):
+        output = "sigmoid" if gaussian or level == grid.n_levels - 1 else "sin"
+        network = Network(encoding.width, n_hidden, n_layers, channels, output)
+        blocks = (torch.rand(grid.n_blocks(level), generator=generator) < keep).nonzero()[:, 0]
+        rows = network.initial_rows(seed, level, blocks, 0.3) * 3
+        amplitude = torch.rand(len(blocks), generator=generator) * 0.5
+        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows))
+    return pyramid
+
+
+def same(a, b):
+    """Whether two structures of tensors, dicts and lists are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
