@@ -4,11 +4,15 @@ import sys
 import time
 
 import pytorch_lightning as pl
+import torch
 from tqdm import tqdm
 
 from datasets.source import Source
 from models.miner import Miner
 from pictures import level_pictures
+
+# Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
+SURFACE_CELLS = 96
 
 
 class Figures(pl.Callback):
@@ -63,15 +67,32 @@ class Progress(pl.Callback):
 
 
 class Pictures(pl.Callback):
-    """Shows each finished level of an image in TensorBoard: reconstruction beside truth, residual, active blocks."""
+    """Shows each finished level in TensorBoard: reconstruction beside truth, residual, active blocks; of a shape also
+    its surface."""
 
     def __init__(self, source: Source):
         self.source = source
         self.shown = 0
 
+    def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
+        self.shown = len(module.reports)
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         for report in module.reports[self.shown :]:
             self.shown += 1
+            name, pictures = f"level_{report.level}", level_pictures(module.pyramid, self.source, report.level)
+            vertices, faces = self._surface(module, report.level)
             for logger in trainer.loggers:
-                for name, picture in level_pictures(module.pyramid, self.source, report.level).items():
-                    logger.experiment.add_image(f"level_{report.level}/{name}", picture, report.level, dataformats="HWC")
+                for kind, picture in pictures.items():
+                    logger.experiment.add_image(f"{name}/{kind}", picture, dataformats="HWC")
+                if len(faces):
+                    logger.experiment.add_mesh(f"{name}/surface", vertices[None], faces=faces[None])
+
+    def _surface(self, module: Miner, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The surface of a shape's level, at most SURFACE_CELLS along an axis: a finer level is averaged down."""
+        if self.source.signal.mode != "occupancy":
+            return torch.empty(0, 3), torch.empty(0, 3)
+        from surfaces import coarse_surface
+
+        vertices, faces = coarse_surface(module.pyramid, self.source.about["bounds"], level, SURFACE_CELLS)
+        return torch.from_numpy(vertices).float(), torch.from_numpy(faces).int()

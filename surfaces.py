@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch.nn.functional as F
 
 from datasets.grid import Box
 from datasets.surface import surface
@@ -38,6 +39,22 @@ def level_surface(
         return pyramid.decode(box, level)[..., 0].cpu().numpy()
 
     return surface(read, region.shape, region_bounds(pyramid, bounds, level, region), threshold, progress=progress)
+
+
+def coarse_surface(pyramid: Pyramid, bounds: Bounds, level: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The surface of a level averaged down by a whole factor to at most `most` cells along an axis, for a quick look."""
+    whole = pyramid.grid.level_box(level)
+    factor = -(-max(whole.stop) // most)
+    shape = tuple(-(-n // factor) for n in whole.stop)
+
+    def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
+        box = pyramid.grid.clip(Box(start, stop).map(lambda a, b: (a * factor, b * factor)), level)
+        values = pyramid.decode(box, level).movedim(-1, 0)
+        return F.avg_pool3d(values, factor, ceil_mode=True)[0].cpu().numpy()
+
+    # The last averages may reach over the edge, as the cells of a coarser level do.
+    padded = Box((0, 0, 0), tuple(n * factor for n in shape))
+    return surface(read, shape, region_bounds(pyramid, bounds, level, padded))
 
 
 def region_bounds(pyramid: Pyramid, bounds: Bounds, level: int, region: Box) -> Bounds:

@@ -54,8 +54,11 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
 
     source = open_source(options.task, options.path, options.input_size, device)
     options = opt.settle(options, source.shape)
+    grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
+    encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
+    engine = choose_engine(options.engine, options.optimizer)
     if options.plan:
-        print(plan.describe(options, source))
+        print(plan.describe(source, grid, encoding, recipe, engine))
         return {}
 
     # Lightning takes seconds to import: what is wrong with options or files is said before.
@@ -73,10 +76,8 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     if not facts:
         _start_over(store, model_path, logs)
 
-    engine = choose_engine(options.engine, options.optimizer)
-    grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
-    pyramid = Pyramid(grid, Encoding(grid.ndim, options.n_freq or 0), source.signal.channels, engine).to(device)
-    miner = Miner(source, pyramid, _recipe(options), engine, store, run_facts, options.max_time)
+    pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
+    miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time)
     if facts:
         miner.resume(facts, device)
     miner.commit()
@@ -212,7 +213,7 @@ def _interruptible(miner, exp_name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _calm_lightning() -> Iterator[None]:
     """Keep Lightning from announcing hardware, and from advice that does not fit a module without a data loader."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
+
+# Cells of whole blocks [*space, c] to blocks [n, c, p], and back.
+SPLIT = {2: "(y py) (x px) c -> (y x) c (py px)", 3: "(z pz) (y py) (x px) c -> (z y x) c (pz py px)"}
+JOIN = {2: "(y x) c (py px) -> (y py) (x px) c", 3: "(z y x) c (pz py px) -> (z pz) (y py) (x px) c"}
 
 
 @dataclass(frozen=True)
@@ -115,17 +120,14 @@ class Grid:
         missing = [want - have for want, have in zip(self.cells_of(blocks).shape, cells.shape[:-1], strict=True)]
         if any(missing):
             cells = F.pad(cells, (0, 0, *(n for m in reversed(missing) for n in (0, m))))
-        shape = [n for pair in zip(blocks.shape, self.patch, strict=True) for n in pair]
-        outer, inner = range(0, 2 * self.ndim, 2), range(1, 2 * self.ndim, 2)
-        cells = cells.reshape(*shape, -1).permute(*outer, 2 * self.ndim, *inner)
-        return cells.reshape(math.prod(blocks.shape), -1, self.block_cells)
+        sizes = dict(zip(("z", "y", "x")[-self.ndim :], blocks.shape, strict=True))
+        return rearrange(cells, SPLIT[self.ndim], **sizes)
 
     def join(self, pieces: Tensor, blocks: Box) -> Tensor:
         """Put [n, c, p], all blocks of a box in raster order, together to [*space, c], padding included."""
-        c = pieces.shape[1]
-        pieces = pieces.reshape(*blocks.shape, c, *self.patch)
-        order = [n for axis in range(self.ndim) for n in (axis, self.ndim + 1 + axis)]
-        return pieces.permute(*order, self.ndim).reshape(*self.cells_of(blocks).shape, c)
+        names = ("z", "y", "x")[-self.ndim :]
+        sizes = dict(zip(names, blocks.shape, strict=True)) | {f"p{n}": p for n, p in zip(names, self.patch, strict=True)}
+        return rearrange(pieces, JOIN[self.ndim], **sizes)
 
     def coordinates(self) -> Tensor:
         """Local coordinates of a block's cells, [p, d] in [-1, 1], columns fast to slow (x, y[, z])."""

@@ -63,6 +63,12 @@ class LevelReport:
         return psnr(self.mse)
 
 
+def level_network(recipe: Recipe, n_in: int, channels: int, coarsest: bool) -> Network:
+    """The networks of a level: they give the signal at the coarsest level and in a Gaussian pyramid, else a residual."""
+    output = "sigmoid" if coarsest or not recipe.residual else "sin"
+    return Network(n_in, recipe.n_hidden, recipe.n_layers, channels, output)
+
+
 class LevelFit:
     """The target network of a level and the error of each of its blocks while chunks of it are trained.
 
@@ -79,10 +85,8 @@ class LevelFit:
         self.energy, amplitude = targets.survey()
         share = COARSE_SHARE if self.level else 1.0
         active = (self.energy > recipe.loss_thr * share).nonzero()[:, 0]
-        colour = not recipe.residual or self.level == self.grid.n_levels - 1
-        self.network = Network(
-            len(inputs), recipe.n_hidden, recipe.n_layers, targets.source.signal.channels, "sigmoid" if colour else "sin"
-        )
+        coarsest = self.level == self.grid.n_levels - 1
+        self.network = level_network(recipe, len(inputs), targets.source.signal.channels, coarsest)
         rows = self.energy.new_zeros(len(active), self.network.row_size)
         self.target = BlockMLP(self.network, active, amplitude[active], rows)
         # Until it is trained a block is as wrong as its residual.

@@ -58,6 +58,12 @@ def map_rows(function: Callable[..., Tensor], shape: torch.Size, state: dict, *o
     """Apply `function` to each tensor of an optimizer's state_dict that has one entry per number of rows [n, row].
 
     With `others`, states of the same structure, it is given the tensors of all. What is not per row, such as the
-    step count, is taken from `state`.
+    step count, is copied from `state`, for optimizers count in place.
     """
-    return tree_map(lambda x, *y: function(x, *y) if isinstance(x, Tensor) and x.shape == shape else x, state, *others)
+
+    def apply(x, *y):
+        if not isinstance(x, Tensor):
+            return x
+        return function(x, *y) if x.shape == shape else x.clone()
+
+    return tree_map(apply, state, *others)

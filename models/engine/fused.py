@@ -1,10 +1,45 @@
 """The GPU engine: one launch trains every block for a whole round, one program a block.
 
-Draft header.
+The specification is models/engine/reference.py; the mathematics stands in docs/fused.md, with the letters used here.
+A program loads its block's weights and moments, runs all the steps of the round, and stores them. A step goes through
+its cells in tiles of TILE, adds up gradients and the square error, then updates. No program talks to another and
+nothing is added atomically: a block's result does not depend on its neighbours, bit for bit.
+
+Letters, for one block. Layer j of L has weights W_j [in, out], biases b_j [out] and, but for a sigmoid, a scalar a_j:
+
+    s_j [1]           GAUSS / a_j, or a_j of a sin, or 1 of a sigmoid
+    A_j, c_j          s_j W_j and s_j b_j, formed once a step, rounded to the operands' type
+    x   [TILE, in]    the encoded cells of a tile
+    u_j [TILE, out]   h_{j-1} A_j + c_j, float32
+    h_j [TILE, out]   2^(-u_j^2), operand
+    d_j [TILE, out]   u_j h_j, operand; the derivative of h_j but for the constant KAPPA = -2 ln 2
+    z   [TILE, c]     u of the last layer; the output is sin(z) * amplitude or 1 / (1 + e^-z)
+    e_j [TILE, out]   the gradient with respect to u_j without its constant factors, operand
+
+What is kept where:
+
+    W, moments        registers, float32, for the whole round. Of a first layer in chunks (more than 64 inputs): global
+                      memory, which the second-level cache holds, as registers would overflow.
+    A                 shared memory, once a step.
+    x, targets        fetched a tile ahead, as a tile is too short to wait for them: 51.5 against 44.3 ms.
+    h, d, e           registers, and h and e through shared memory for dA = h^T e. d is kept and not recomputed.
+    dA, square error  registers, float32, over the tiles of a step.
+
+Widths are padded to powers of two of at least 16, what a tensor core takes. A hidden unit of the padding has u = 0,
+thus h = 1 and d = 0: it feels no gradient, and what it feeds is a bias for nothing. So where the padding leaves room,
+row `in` of a padded W_j is b_j, just as b_j follows W_j in a block's row, and x has a feature of ones. Where there is
+no room (16 inputs, or 32 hidden units), b_j is a vector of its own and its gradient a product with ones.
+
+Times in this file: one H200, 200 steps of 8192 blocks with 16 inputs, hidden 20, 3 layers, 3 channels, batch 256, sin
+output, RAdam, bfloat16, unless said.
 """
 
+# Inside a kernel a tuple grows only as a + (b,), the branches of an if are compiled apart, and names in capitals vary.
+# ruff: noqa: RUF005, SIM108, SIM300
+
+import dataclasses
 import math
-from dataclasses import dataclass, replace
+import os
 from functools import cached_property
 
 import torch
@@ -12,21 +47,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from losses import EPSILON, SCALE
 from models.engine.contract import Blocks, Round
 from models.engine.reference import GAUSS, LN_4
 from models.network import Network
-from losses import EPSILON, SCALE
+from models.optimizers import TORCH
+from utils import UserError
+
+# Whether triton runs its kernels as numpy on the CPU: it decides when this file is imported.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# Tile x warps at 168 registers: 64 x 4 takes 43.1 ms, 128 x 4 52.9, 32 x 2 51.9, 64 x 2 63.6, 32 x 4 (128) 67.7.
+TILE = 64
+WARPS = 4
+# At 128, 160, 168, 200 registers: 47.2, 43.9, 43.1, 48.6 ms; the last but one is what three programs on a
+# multiprocessor leave each. Networks of more weights than this take all there are: 5 layers of 28 81.8 against 98.7 ms.
+REGISTERS = 168
+FEW_WEIGHTS = 2560
+# Above this compiling takes minutes and most of a network lives in spilled registers.
+MOST_WEIGHTS = 16384
 
 _GAUSS = tl.constexpr(GAUSS)
 _KAPPA = tl.constexpr(-LN_4)
-_SCALE = tl.constexpr(SCALE)
 _EPSILON = tl.constexpr(EPSILON)
+_SCALE = tl.constexpr(SCALE)
 _MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
-_TWO_PI = tl.constexpr(6.283185307179586)
+_PER_TURN = tl.constexpr(0.15915494309189535)
+# 2 pi as a sum whose first part has few bits, so that its product with a number of turns is exact.
+_TURN_HIGH = tl.constexpr(6.28125)
+_TURN_LOW = tl.constexpr(0.0019353071795864769)
 # Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
 _ROUNDER = tl.constexpr(12582912.0)
-_TWO_PI_HIGH = tl.constexpr(6.28125)
-_TWO_PI_LOW = tl.constexpr(6.283185307179586 - 6.28125)
 
 
 @triton.jit
@@ -35,23 +86,6 @@ def _exp2(x, NATIVE: tl.constexpr):
         return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
     else:
         return tl.exp2(x)
-
-
-@triton.jit
-def _round(x, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
-    """x as operand; two at a time, as the conversion of single values is slow."""
-    if NATIVE and OPERAND == tl.bfloat16:
-        return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], tl.bfloat16, is_pure=True, pack=2)
-    else:
-        return x.to(OPERAND)
-
-
-@triton.jit
-def _times(x, y, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
-    if NATIVE and OPERAND == tl.bfloat16:
-        return tl.inline_asm_elementwise("{ .reg .b32 z; mov.b32 z, 0x80008000; fma.rn.bf16x2 $0, $1, $2, z; }", "=r,r,r", [x, y], tl.bfloat16, is_pure=True, pack=2)
-    else:
-        return x * y
 
 
 @triton.jit
@@ -72,12 +106,12 @@ def _reciprocal(x, NATIVE: tl.constexpr):
 
 @triton.jit
 def _sin_cos(x, REDUCE: tl.constexpr, NATIVE: tl.constexpr):
-    # sin.approx is exact to 2^-20.5 within a turn; two constants bring x there.
+    """Sine and cosine to 2^-20 within half a turn of zero; REDUCE brings x there."""
     if NATIVE:
         if REDUCE:
-            turns = (x * (1.0 / _TWO_PI) + _ROUNDER) - _ROUNDER
-            x = x - turns * _TWO_PI_HIGH
-            x = x - turns * _TWO_PI_LOW
+            turns = (x * _PER_TURN + _ROUNDER) - _ROUNDER
+            x = x - turns * _TURN_HIGH
+            x = x - turns * _TURN_LOW
         sin = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
         cos = tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
         return sin, cos
@@ -86,70 +120,30 @@ def _sin_cos(x, REDUCE: tl.constexpr, NATIVE: tl.constexpr):
 
 
 @triton.jit
-def _matrix(base, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
-    r = tl.arange(0, K)[:, None]
-    c = tl.arange(0, N)[None, :]
-    return base + FIRST + r * COLS + c, (r < ROWS) & (c < COLS)
+def _round(x, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
+    """x as operand. Two at a time: left alone the compiler converts some one by one, at a quarter of the rate."""
+    if NATIVE and OPERAND == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], tl.bfloat16, is_pure=True, pack=2
+        )
+    else:
+        return x.to(OPERAND)
 
 
 @triton.jit
-def _vector(base, AT: tl.constexpr, COUNT: tl.constexpr, N: tl.constexpr):
-    c = tl.arange(0, N)
-    return base + AT + c, c < COUNT
-
-
-@triton.jit
-def _load(base, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr):
-    found = ()
-    for i in tl.static_range(len(FIRST)):
-        at, real = _matrix(base, FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
-        found = found + (tl.load(at, mask=real, other=0.0),)
-    return found
-
-
-@triton.jit
-def _store(base, values, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr):
-    for i in tl.static_range(len(FIRST)):
-        at, real = _matrix(base, FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
-        tl.store(at, values[i], mask=real)
-
-
-@triton.jit
-def _load_biases(base, BIAS: tl.constexpr, CHUNKS: tl.constexpr, COLS: tl.constexpr, NS: tl.constexpr):
-    found = ()
-    for j in tl.static_range(len(BIAS)):
-        if BIAS[j] >= 0:
-            at, real = _vector(base, BIAS[j], COLS[CHUNKS - 1 + j], NS[CHUNKS - 1 + j])
-            found = found + (tl.load(at, mask=real, other=0.0),)
-        else:
-            found = found + (tl.zeros((1,), tl.float32),)
-    return found
-
-
-@triton.jit
-def _store_biases(base, values, BIAS: tl.constexpr, CHUNKS: tl.constexpr, COLS: tl.constexpr, NS: tl.constexpr):
-    for j in tl.static_range(len(BIAS)):
-        if BIAS[j] >= 0:
-            at, real = _vector(base, BIAS[j], COLS[CHUNKS - 1 + j], NS[CHUNKS - 1 + j])
-            tl.store(at, values[j], mask=real)
-
-
-@triton.jit
-def _load_scalars(base, A: tl.constexpr, other: tl.constexpr):
-    found = ()
-    for j in tl.static_range(len(A)):
-        if A[j] >= 0:
-            found = found + (tl.load(base + A[j]),)
-        else:
-            found = found + (tl.full((), other, tl.float32),)
-    return found
-
-
-@triton.jit
-def _store_scalars(base, values, A: tl.constexpr):
-    for j in tl.static_range(len(A)):
-        if A[j] >= 0:
-            tl.store(base + A[j], values[j])
+def _times(x, y, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
+    """The product of operands, two at a time."""
+    if NATIVE and OPERAND == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 zero; mov.b32 zero, 0x80008000; fma.rn.bf16x2 $0, $1, $2, zero; }",
+            "=r,r,r",
+            [x, y],
+            tl.bfloat16,
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        return x * y
 
 
 @triton.jit
@@ -158,102 +152,168 @@ def _zeros(K: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def _dot(x, y, acc, DOT: tl.constexpr):
-    return tl.dot(x, y, acc, input_precision=DOT)
+def _matrix(at, rows: tl.constexpr, cols: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
+    """Pointers [K, N] to a matrix [rows, cols] at `at`, and which of them are inside."""
+    r = tl.arange(0, K)[:, None]
+    c = tl.arange(0, N)[None, :]
+    return at + r * cols + c, (r < rows) & (c < cols)
 
 
 @triton.jit
-def _fold(w, b, a, BIAS: tl.constexpr, LAYER: tl.constexpr, OPERAND: tl.constexpr):
-    """Scales s_j, and A_i = s W_i as operands, c_j = s b_j."""
-    LAYERS: tl.constexpr = len(BIAS)
+def _load_matrix(base, i: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+                 KS: tl.constexpr, NS: tl.constexpr):  # fmt: skip
+    at, inside = _matrix(base + FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
+    return tl.load(at, mask=inside, other=0.0)
+
+
+@triton.jit
+def _store_matrix(base, value, i: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+                  KS: tl.constexpr, NS: tl.constexpr):  # fmt: skip
+    at, inside = _matrix(base + FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
+    tl.store(at, value, mask=inside)
+
+
+@triton.jit
+def _load(base, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr,
+          BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr, APART: tl.constexpr):  # fmt: skip
+    """A row of `base` as matrices, biases and scalars; what a network does not have is zero, or one where it scales."""
+    matrices = ()
+    biases = ()
+    scalars = ()
+    for i in tl.static_range(len(FIRST)):
+        if i < APART:
+            matrices = matrices + (tl.zeros((1, 1), tl.float32),)
+        else:
+            matrices = matrices + (_load_matrix(base, i, FIRST, ROWS, COLS, KS, NS),)
+    for j in tl.static_range(len(BIAS)):
+        if BIAS[j] >= 0:
+            c = tl.arange(0, NS[CHUNKS - 1 + j])
+            biases = biases + (tl.load(base + BIAS[j] + c, mask=c < COLS[CHUNKS - 1 + j], other=0.0),)
+        else:
+            biases = biases + (tl.zeros((1,), tl.float32),)
+        if A_AT[j] >= 0:
+            scalars = scalars + (tl.load(base + A_AT[j]),)
+        else:
+            scalars = scalars + (tl.full((), 1.0, tl.float32),)
+    return matrices, biases, scalars
+
+
+@triton.jit
+def _store(base, matrices, biases, scalars, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+           KS: tl.constexpr, NS: tl.constexpr, BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr,
+           APART: tl.constexpr):  # fmt: skip
+    for i in tl.static_range(APART, len(FIRST)):
+        _store_matrix(base, matrices[i], i, FIRST, ROWS, COLS, KS, NS)
+    for j in tl.static_range(len(BIAS)):
+        if BIAS[j] >= 0:
+            c = tl.arange(0, NS[CHUNKS - 1 + j])
+            tl.store(base + BIAS[j] + c, biases[j], mask=c < COLS[CHUNKS - 1 + j])
+        if A_AT[j] >= 0:
+            tl.store(base + A_AT[j], scalars[j])
+
+
+@triton.jit
+def _fold(rows, W, b, a, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr,
+          NS: tl.constexpr, LAYER: tl.constexpr, BIAS: tl.constexpr, APART: tl.constexpr,
+          OPERAND: tl.constexpr):  # fmt: skip
+    """s_j, A_i and c_j of the weights as they stand."""
     s = ()
+    A = ()
     c = ()
-    for j in tl.static_range(LAYERS):
-        if j < LAYERS - 1:
+    for j in tl.static_range(len(BIAS)):
+        if j < len(BIAS) - 1:
             s = s + (_GAUSS / a[j],)
         else:
             s = s + (a[j],)
         c = c + (b[j] * s[j],)
-    A = ()
-    for i in tl.static_range(len(w)):
-        A = A + ((w[i] * s[LAYER[i]]).to(OPERAND),)
+    for i in tl.static_range(len(FIRST)):
+        if i < APART:
+            A = A + ((_load_matrix(rows, i, FIRST, ROWS, COLS, KS, NS) * s[LAYER[i]]).to(OPERAND),)
+        else:
+            A = A + ((W[i] * s[LAYER[i]]).to(OPERAND),)
     return s, A, c
 
 
 @triton.jit
 def _encoded(table, cell, k: tl.constexpr, CHUNKS: tl.constexpr, K: tl.constexpr):
+    """Features [TILE, K] of chunk k of the cells."""
     return tl.load(table + cell[:, None] * (CHUNKS * K) + (k * K + tl.arange(0, K))[None, :])
 
 
 @triton.jit
-def _affine(j: tl.constexpr, h, x, table, cell, A, c, BIAS: tl.constexpr, CHUNKS: tl.constexpr, KS: tl.constexpr,
-            NS: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr):
-    """z_j [TILE, N_j]."""
-    N: tl.constexpr = NS[CHUNKS - 1 + j]
+def _affine(j: tl.constexpr, h, cell, table, A, c, KS: tl.constexpr, NS: tl.constexpr, BIAS: tl.constexpr,
+            CHUNKS: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+    """u_j [TILE, out] = h A_j + c_j; of a first layer in chunks, h is fetched chunk by chunk."""
+    u = _zeros(TILE, NS[CHUNKS - 1 + j])
     if BIAS[j] >= 0:
-        z = tl.zeros((TILE, N), tl.float32) + c[j][None, :]
-    else:
-        z = tl.zeros((TILE, N), tl.float32)
-    if j > 0:
-        z = _dot(h, A[CHUNKS - 1 + j], z, DOT)
-    elif CHUNKS == 1:
-        z = _dot(x, A[0], z, DOT)
+        u += c[j][None, :]
+    if j > 0 or CHUNKS == 1:
+        u = tl.dot(h, A[CHUNKS - 1 + j], u, input_precision=DOT)
     else:
         for k in tl.static_range(CHUNKS):
-            z = _dot(_encoded(table, cell, k, CHUNKS, KS[0]), A[k], z, DOT)
-    return z
+            u = tl.dot(_encoded(table, cell, k, CHUNKS, KS[0]), A[k], u, input_precision=DOT)
+    return u
 
 
 @triton.jit
 def _update(w, m, v, g, adaptive, plain, eps, BETA_1: tl.constexpr, BETA_2: tl.constexpr, NATIVE: tl.constexpr):
+    """One step of RAdam or Adam on parameters w with moments m, v and gradient g (`step_coefficients`)."""
     m = m + (g - m) * (1 - BETA_1)
     v = v * BETA_2 + (1 - BETA_2) * g * g
     return w - m * (adaptive * _reciprocal(_sqrt(v, NATIVE) + eps, NATIVE) + plain), m, v
 
 
-@triton.jit
+# What varies from run to run but not in the code is no reason to compile again.
+@triton.jit(
+    do_not_specialize=["steps", "most", "p"],
+    do_not_specialize_on_alignment=["rows", "first", "second", "targets", "amplitudes", "kinds"],
+)
 def _train(
-    rows, first_moments, second_moments, table, targets, amplitudes, kinds, cells, counts, coefficients, steps, most, p,
-    ROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr,
-    BIAS: tl.constexpr, A_AT: tl.constexpr, LAYER: tl.constexpr, CHUNKS: tl.constexpr, CHANNELS: tl.constexpr, SIN: tl.constexpr,
-    TILE: tl.constexpr, OPERAND: tl.constexpr, DOT: tl.constexpr, NATIVE: tl.constexpr,
-    BETA_1: tl.constexpr, BETA_2: tl.constexpr,
+    rows,  # [n, row] float32, in place
+    first,  # [n, row] float32, first moments, in place
+    second,  # [n, row] float32, second moments, in place
+    table,  # [p, CHUNKS * K] operand, the encoded cells
+    targets,  # [n, c, p] float32
+    amplitudes,  # [n] float32
+    kinds,  # [n] int32
+    cells,  # [kinds, steps, most] int32, those of a kind padded with anything
+    counts,  # [kinds] int32, how many cells of a step are real
+    coefficients,  # [3, steps] float32, `step_coefficients`
+    steps, most, p,
+    ROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr,
+    NS: tl.constexpr, LAYER: tl.constexpr, BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr,
+    APART: tl.constexpr, CHANNELS: tl.constexpr, SIN: tl.constexpr, TILE: tl.constexpr, OPERAND: tl.constexpr,
+    DOT: tl.constexpr, NATIVE: tl.constexpr, BETA_1: tl.constexpr, BETA_2: tl.constexpr,
 ):  # fmt: skip
+    L: tl.constexpr = len(BIAS)
     M: tl.constexpr = len(FIRST)
-    LAYERS: tl.constexpr = len(BIAS)
-    C: tl.constexpr = NS[M - 1]
+    EXACT: tl.constexpr = OPERAND == tl.float32 and DOT == "ieee"
     block = tl.program_id(0).to(tl.int64)
     rows += block * ROW
-    first_moments += block * ROW
-    second_moments += block * ROW
+    first += block * ROW
+    second += block * ROW
     targets += block * CHANNELS * p
     amplitude = tl.load(amplitudes + block)
     kind = tl.load(kinds + block)
     count = tl.load(counts + kind)
     cells += kind * steps * most
-    channel = tl.arange(0, C)[None, :]
-
-    w = _load(rows, FIRST, ROWS, COLS, KS, NS)
-    wm = _load(first_moments, FIRST, ROWS, COLS, KS, NS)
-    wv = _load(second_moments, FIRST, ROWS, COLS, KS, NS)
-    b = _load_biases(rows, BIAS, CHUNKS, COLS, NS)
-    bm = _load_biases(first_moments, BIAS, CHUNKS, COLS, NS)
-    bv = _load_biases(second_moments, BIAS, CHUNKS, COLS, NS)
-    a = _load_scalars(rows, A_AT, 1.0)
-    am = _load_scalars(first_moments, A_AT, 0.0)
-    av = _load_scalars(second_moments, A_AT, 0.0)
-
+    channel = tl.arange(0, NS[M - 1])[None, :]
     lane = tl.arange(0, TILE)
+
+    W, b, a = _load(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    Wm, bm, am = _load(first, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    Wv, bv, av = _load(second, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+
     cell = tl.load(cells + lane, mask=lane < count, other=0)
     x = _encoded(table, cell, 0, CHUNKS, KS[0])
     target = tl.load(targets + channel * p + cell[:, None], mask=channel < CHANNELS, other=0.0)
     for step in range(steps):
-        s, A, c = _fold(w, b, a, BIAS, LAYER, OPERAND)
+        s, A, c = _fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, APART, OPERAND)
         dA = ()
         for i in tl.static_range(M):
             dA = dA + (_zeros(KS[i], NS[i]),)
         dc = ()
-        for j in tl.static_range(LAYERS):
+        for j in tl.static_range(L):
             if BIAS[j] >= 0:
                 dc = dc + (_zeros(16, NS[CHUNKS - 1 + j]),)
             else:
@@ -261,60 +321,58 @@ def _train(
         square = tl.zeros((TILE,), tl.float32)
 
         for start in range(0, count, TILE):
-            real = start + lane < count
+            # The next tile's cells, those of the next step after the last.
             following = start + TILE
             left = count - following
             if left <= 0:
                 following = most
                 left = tl.where(step + 1 < steps, count, 0)
             next_cell = tl.load(cells + following + lane, mask=lane < left, other=0)
-
             next_x = _encoded(table, next_cell, 0, CHUNKS, KS[0])
             next_target = tl.load(targets + channel * p + next_cell[:, None], mask=channel < CHANNELS, other=0.0)
+
             h = ()
             d = ()
-            last = x
-            for j in tl.static_range(LAYERS - 1):
-                u = _affine(j, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
-                g = _exp2(-u * u, NATIVE)
-                last = _round(g, OPERAND, NATIVE)
-                h = h + (last,)
-                d = d + (_times(_round(u, OPERAND, NATIVE), last, OPERAND, NATIVE),)
-            z = _affine(LAYERS - 1, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
+            below = x
+            for j in tl.static_range(L - 1):
+                u = _affine(j, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
+                below = _round(_exp2(-u * u, NATIVE), OPERAND, NATIVE)
+                h = h + (below,)
+                d = d + (_times(_round(u, OPERAND, NATIVE), below, OPERAND, NATIVE),)
+            z = _affine(L - 1, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
 
-            seen = real[:, None] & (channel < CHANNELS)
+            real = (start + lane < count)[:, None] & (channel < CHANNELS)
             if SIN:
-                sin, cos = _sin_cos(z, OPERAND == tl.float32 and DOT == "ieee", NATIVE)
-                miss = tl.where(seen, sin * amplitude - target, 0.0)
+                sin, cos = _sin_cos(z, EXACT, NATIVE)
+                miss = tl.where(real, sin * amplitude - target, 0.0)
                 e = miss * cos
             else:
                 y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
-                miss = tl.where(seen, y - target, 0.0)
+                miss = tl.where(real, y - target, 0.0)
                 e = miss * y * (1.0 - y)
             square += tl.sum(miss * miss, axis=1)
             e = _round(e, OPERAND, NATIVE)
 
-            # From the last layer down; the tuples are built from their ends.
-            back = ()
-            back_c = ()
-            for j in tl.static_range(LAYERS - 1, -1, -1):
+            # From the last layer down, so these tuples grow at their front.
+            more = ()
+            more_c = ()
+            for j in tl.static_range(L - 1, -1, -1):
                 if BIAS[j] >= 0:
-                    ones = tl.full((16, TILE), 1.0, OPERAND)
-                    back_c = (_dot(ones, e, dc[j], DOT),) + back_c
+                    more_c = (tl.dot(tl.full((16, TILE), 1.0, OPERAND), e, dc[j], input_precision=DOT),) + more_c
                 else:
-                    back_c = (dc[j],) + back_c
+                    more_c = (dc[j],) + more_c
                 if j > 0:
-                    back = (_dot(tl.trans(h[j - 1]), e, dA[CHUNKS - 1 + j], DOT),) + back
-                    e = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
-                    e = _times(_round(e, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
+                    more = (tl.dot(tl.trans(h[j - 1]), e, dA[CHUNKS - 1 + j], input_precision=DOT),) + more
+                    below = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
+                    e = _times(_round(below, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
                 elif CHUNKS == 1:
-                    back = (_dot(tl.trans(x), e, dA[0], DOT),) + back
+                    more = (tl.dot(tl.trans(x), e, dA[0], input_precision=DOT),) + more
                 else:
                     for k in tl.static_range(CHUNKS - 1, -1, -1):
-                        xk = _encoded(table, cell, k, CHUNKS, KS[0])
-                        back = (_dot(tl.trans(xk), e, dA[k], DOT),) + back
-            dA = back
-            dc = back_c
+                        chunk = tl.trans(_encoded(table, cell, k, CHUNKS, KS[0]))
+                        more = (tl.dot(chunk, e, dA[k], input_precision=DOT),) + more
+            dA = more
+            dc = more_c
             cell, x, target = next_cell, next_x, next_target
 
         mse = tl.sum(square) / (count * CHANNELS)
@@ -324,260 +382,374 @@ def _train(
         adaptive = tl.load(coefficients + step)
         plain = tl.load(coefficients + steps + step)
         eps = tl.load(coefficients + 2 * steps + step)
-        new_w, new_wm, new_wv = (), (), ()
+        new_W, new_Wm, new_Wv = (), (), ()
         new_b, new_bm, new_bv = (), (), ()
         new_a, new_am, new_av = (), (), ()
-        for j in tl.static_range(LAYERS):
+        for j in tl.static_range(L):
+            # The factors that e_j has left out.
             scale = unit
-            for depth in tl.static_range(LAYERS - 1 - j):
+            for _ in tl.static_range(L - 1 - j):
                 scale *= _KAPPA
+            # Sum of dA * W and dc * b, of which the gradient of a is a multiple.
             along = 0.0
             for i in tl.static_range(M):
                 if LAYER[i] == j:
                     g = dA[i]
+                    # Rows of padding are fed by h = 1.
                     if ROWS[i] < KS[i]:
                         g = tl.where(tl.arange(0, KS[i])[:, None] < ROWS[i], g, 0.0)
+                    if i < APART:
+                        w = _load_matrix(rows, i, FIRST, ROWS, COLS, KS, NS)
+                        m = _load_matrix(first, i, FIRST, ROWS, COLS, KS, NS)
+                        v = _load_matrix(second, i, FIRST, ROWS, COLS, KS, NS)
+                    else:
+                        w, m, v = W[i], Wm[i], Wv[i]
                     if A_AT[j] >= 0:
-                        along += tl.sum(g * w[i])
-                    wi, mi, vi = _update(w[i], wm[i], wv[i], g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
-                    new_w, new_wm, new_wv = new_w + (wi,), new_wm + (mi,), new_wv + (vi,)
+                        along += tl.sum(g * w)
+                    w, m, v = _update(w, m, v, g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
+                    if i < APART:
+                        _store_matrix(rows, w, i, FIRST, ROWS, COLS, KS, NS)
+                        _store_matrix(first, m, i, FIRST, ROWS, COLS, KS, NS)
+                        _store_matrix(second, v, i, FIRST, ROWS, COLS, KS, NS)
+                        new_W, new_Wm, new_Wv = new_W + (W[i],), new_Wm + (Wm[i],), new_Wv + (Wv[i],)
+                    else:
+                        new_W, new_Wm, new_Wv = new_W + (w,), new_Wm + (m,), new_Wv + (v,)
             if BIAS[j] >= 0:
+                # All 16 rows of the product with ones are alike.
                 g = tl.sum(dc[j], axis=0) * (1.0 / 16)
                 if A_AT[j] >= 0:
                     along += tl.sum(g * b[j])
-                wi, mi, vi = _update(b[j], bm[j], bv[j], g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
-                new_b, new_bm, new_bv = new_b + (wi,), new_bm + (mi,), new_bv + (vi,)
+                g *= scale * s[j]
+                w, m, v = _update(b[j], bm[j], bv[j], g, adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
+                new_b, new_bm, new_bv = new_b + (w,), new_bm + (m,), new_bv + (v,)
             else:
                 new_b, new_bm, new_bv = new_b + (b[j],), new_bm + (bm[j],), new_bv + (bv[j],)
             if A_AT[j] >= 0:
-                if j < LAYERS - 1:
-                    g = -along * scale * s[j] / a[j]
-                else:
-                    g = along * scale
-                wi, mi, vi = _update(a[j], am[j], av[j], g, adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
-                new_a, new_am, new_av = new_a + (wi,), new_am + (mi,), new_av + (vi,)
+                g = along * scale
+                if j < L - 1:
+                    g = -g * s[j] / a[j]
+                w, m, v = _update(a[j], am[j], av[j], g, adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
+                new_a, new_am, new_av = new_a + (w,), new_am + (m,), new_av + (v,)
             else:
                 new_a, new_am, new_av = new_a + (a[j],), new_am + (am[j],), new_av + (av[j],)
-        w, wm, wv = new_w, new_wm, new_wv
+        W, Wm, Wv = new_W, new_Wm, new_Wv
         b, bm, bv = new_b, new_bm, new_bv
         a, am, av = new_a, new_am, new_av
         cells += most
+        if APART > 0:
+            # Other threads read what these have stored.
+            tl.debug_barrier()
 
-    _store(rows, w, FIRST, ROWS, COLS, KS, NS)
-    _store(first_moments, wm, FIRST, ROWS, COLS, KS, NS)
-    _store(second_moments, wv, FIRST, ROWS, COLS, KS, NS)
-    _store_biases(rows, b, BIAS, CHUNKS, COLS, NS)
-    _store_biases(first_moments, bm, BIAS, CHUNKS, COLS, NS)
-    _store_biases(second_moments, bv, BIAS, CHUNKS, COLS, NS)
-    _store_scalars(rows, a, A_AT)
-    _store_scalars(first_moments, am, A_AT)
-    _store_scalars(second_moments, av, A_AT)
+    _store(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    _store(first, Wm, bm, am, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    _store(second, Wv, bv, av, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["most", "p"],
+    do_not_specialize_on_alignment=["rows", "targets", "amplitudes", "kinds", "out"],
+)
 def _evaluate(
-    rows, table, targets, amplitudes, kinds, cells, counts, out, most, p,
-    ROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr,
-    BIAS: tl.constexpr, A_AT: tl.constexpr, LAYER: tl.constexpr, CHUNKS: tl.constexpr, CHANNELS: tl.constexpr, SIN: tl.constexpr,
-    TILE: tl.constexpr, OPERAND: tl.constexpr, DOT: tl.constexpr, NATIVE: tl.constexpr, ERRORS: tl.constexpr,
+    rows,  # [n, row] float32
+    table,  # [p, CHUNKS * K] operand
+    targets,  # [n, c, p] float32, for errors only, as are kinds, cells and counts
+    amplitudes,  # [n] float32
+    kinds,  # [n] int32
+    cells,  # [kinds, most] int32
+    counts,  # [kinds] int32
+    out,  # [n] float32, errors, or [n, c, p] float32, predictions
+    most, p,
+    ROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr,
+    NS: tl.constexpr, LAYER: tl.constexpr, BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr,
+    CHANNELS: tl.constexpr, SIN: tl.constexpr, TILE: tl.constexpr, OPERAND: tl.constexpr, DOT: tl.constexpr,
+    NATIVE: tl.constexpr, ERRORS: tl.constexpr,
 ):  # fmt: skip
-    M: tl.constexpr = len(FIRST)
-    LAYERS: tl.constexpr = len(BIAS)
-    C: tl.constexpr = NS[M - 1]
+    L: tl.constexpr = len(BIAS)
     block = tl.program_id(0).to(tl.int64)
     rows += block * ROW
     amplitude = tl.load(amplitudes + block)
-    channel = tl.arange(0, C)[None, :]
-    w = _load(rows, FIRST, ROWS, COLS, KS, NS)
-    b = _load_biases(rows, BIAS, CHUNKS, COLS, NS)
-    a = _load_scalars(rows, A_AT, 1.0)
-    s, A, c = _fold(w, b, a, BIAS, LAYER, OPERAND)
+    channel = tl.arange(0, NS[len(FIRST) - 1])[None, :]
+    W, b, a = _load(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, 0)
+    _, A, c = _fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, 0, OPERAND)
     square = tl.zeros((TILE,), tl.float32)
+    count = p
     if ERRORS:
         kind = tl.load(kinds + block)
         count = tl.load(counts + kind)
         cells += kind * most
         targets += block * CHANNELS * p
     else:
-        count = p
         out += block * CHANNELS * p
     for start in range(0, count, TILE):
         slot = start + tl.arange(0, TILE)
-        real = slot < count
         if ERRORS:
-            cell = tl.load(cells + slot, mask=real, other=0)
+            cell = tl.load(cells + slot, mask=slot < count, other=0)
         else:
-            cell = tl.where(real, slot, 0)
-        x = _encoded(table, cell, 0, CHUNKS, KS[0])
-        last = x
-        for j in tl.static_range(LAYERS - 1):
-            u = _affine(j, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
-            last = _exp2(-u * u, NATIVE).to(OPERAND)
-        z = _affine(LAYERS - 1, last, x, table, cell, A, c, BIAS, CHUNKS, KS, NS, TILE, DOT)
+            cell = tl.where(slot < count, slot, 0)
+        below = _encoded(table, cell, 0, CHUNKS, KS[0])
+        for j in tl.static_range(L - 1):
+            u = _affine(j, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
+            below = _round(_exp2(-u * u, NATIVE), OPERAND, NATIVE)
+        z = _affine(L - 1, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
         if SIN:
             y, _ = _sin_cos(z, True, NATIVE)
-            y = y * amplitude
+            y *= amplitude
         else:
             y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
-        seen = real[:, None] & (channel < CHANNELS)
+        real = (slot < count)[:, None] & (channel < CHANNELS)
         if ERRORS:
-            target = tl.load(targets + channel * p + cell[:, None], mask=seen, other=0.0)
-            miss = tl.where(seen, y - target, 0.0)
-            square += tl.sum(miss * miss, axis=1)
+            miss = y - tl.load(targets + channel * p + cell[:, None], mask=real, other=0.0)
+            square += tl.sum(tl.where(real, miss * miss, 0.0), axis=1)
         else:
-            tl.store(out + channel * p + cell[:, None], y, mask=seen)
+            tl.store(out + channel * p + cell[:, None], y, mask=real)
     if ERRORS:
         tl.store(out + block, tl.sum(square) / (count * CHANNELS))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a network's row falls into padded matrices [K, N] of the kernel.
+    """How a block's row falls into the padded matrices [K, N] of the kernels.
 
-    Matrix i < chunks is a part of the first layer's weights along its inputs; then comes one matrix a layer.
+    A first layer of more than 64 inputs is cut along them into chunks, each a matrix; every other layer is one.
     """
 
     network: Network
 
-    @cached_property
+    @property
     def chunk(self) -> int:
-        n = self.network.n_in
-        return 32 if n > 64 else max(16, _power_of_two(n))
+        """K of the first layer's matrices."""
+        return 32 if self.network.n_in > 64 else _padded(self.network.n_in)
 
-    @cached_property
+    @property
     def chunks(self) -> int:
         return -(-self.network.n_in // self.chunk)
 
+    @property
+    def weights(self) -> int:
+        """Elements of all padded matrices."""
+        return sum(k * n for k, n in zip(self.constants["KS"], self.constants["NS"], strict=True))
+
     @cached_property
     def constants(self) -> dict:
-        network, K, chunks = self.network, self.chunk, self.chunks
-        H, C = max(16, _power_of_two(network.n_hidden)), max(16, _power_of_two(network.n_out))
-        found = {name: [] for name in ("FIRST", "ROWS", "COLS", "KS", "NS", "LAYER", "BIAS", "A_AT")}
+        """What the kernels are compiled for. Of each matrix: where it begins in a row, its rows (the biases counted,
+        where they fit) and columns, its padded sizes and its layer. Of each layer: where its biases begin, or -1 if
+        they are in the matrix, and where its a is, or -1.
+        """
+        network, found = self.network, {}
+        for name in ("FIRST", "ROWS", "COLS", "KS", "NS", "LAYER", "BIAS", "A_AT"):
+            found[name] = []
         at = 0
         for j, (n_in, n_out) in enumerate(network.widths):
             last = j == network.n_layers - 1
-            k, parts = (K, chunks) if j == 0 else (H, 1)
-            inside = n_in < k * parts
-            for part in range(parts):
-                found["FIRST"].append(at + part * k * n_out)
-                found["ROWS"].append(min(k, n_in + inside - part * k))
+            k, chunks = (_padded(n_in), 1) if j else (self.chunk, self.chunks)
+            room = n_in < k * chunks
+            for chunk in range(chunks):
+                found["FIRST"].append(at + chunk * k * n_out)
+                found["ROWS"].append(min(k, n_in + room - chunk * k))
                 found["COLS"].append(n_out)
-                found["LAYER"].append(j)
                 found["KS"].append(k)
-                found["NS"].append(C if last else H)
-            found["BIAS"].append(-1 if inside else at + n_in * n_out)
+                found["NS"].append(_padded(n_out))
+                found["LAYER"].append(j)
+            found["BIAS"].append(-1 if room else at + n_in * n_out)
             at += (n_in + 1) * n_out
-            found["A_AT"].append(at if not last or network.output == "sin" else -1)
-            at += not last or network.output == "sin"
-        return {name: tuple(values) for name, values in found.items()} | {
-            "ROW": network.row_size, "CHUNKS": chunks, "CHANNELS": network.n_out, "SIN": network.output == "sin",
-        }
+            has_a = not last or network.output == "sin"
+            found["A_AT"].append(at if has_a else -1)
+            at += has_a
+        sizes = {"ROW": at, "CHUNKS": self.chunks, "CHANNELS": network.n_out, "SIN": network.output == "sin"}
+        return {name: tuple(values) for name, values in found.items()} | sizes
 
     def table(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
-        """[in, p] -> [p, K * chunks], with a feature of ones after the last where there is room."""
+        """Inputs [in, p] as the kernels read them, [p, chunks * K], with a feature of ones where there is room."""
         n_in, p = inputs.shape
-        found = inputs.new_zeros(p, self.chunk * self.chunks, dtype=dtype)
+        found = inputs.new_zeros(p, self.chunks * self.chunk, dtype=dtype)
         found[:, :n_in] = inputs.T
         found[:, n_in : n_in + 1] = 1
         return found
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _padded(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
 
 
 class FusedEngine:
+    """Trains and evaluates the blocks of a level on a GPU, a launch each. The verbs are those of ReferenceEngine.
+
+    Args:
+        optimizer: "radam" or "adam".
+        precision: of a product's operands in training: "bfloat16", "tf32" or "float32"; sums are float32, as are
+            weights and moments. Evaluation takes tf32 instead of bfloat16, which costs it a tenth of its speed.
+    """
+
     name = "fused"
 
     def __init__(self, optimizer: str = "radam", precision: str = "bfloat16"):
+        if precision not in ("bfloat16", "tf32", "float32"):
+            raise ValueError(f"precision must be 'bfloat16', 'tf32' or 'float32', not {precision!r}")
         self.optimizer, self.precision = optimizer, precision
 
-    def _arithmetic(self, device) -> dict:
-        bf16 = self.precision == "bfloat16"
-        return {"OPERAND": tl.bfloat16 if bf16 else tl.float32,
-                "DOT": {"bfloat16": "ieee", "tf32": "tf32", "float32": "ieee"}[self.precision],
-                "NATIVE": device.type == "cuda"}
-
-    @property
-    def _dtype(self):
-        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
-        n = len(blocks)
-        if not n or not round_.lr:
+        """The blocks after one more round; those given stay as they are.
+
+        Args:
+            inputs: [in, p], the encoded cells of a block.
+            blocks: of any kinds.
+
+        Raises:
+            UserError: if `refusal` has a reason.
+        """
+        plan = self._plan(network, blocks.rows.device)
+        if not len(blocks) or not round_.lr:
             return blocks
-        device = blocks.rows.device
-        plan = Plan(network)
-        cls = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam}[self.optimizer]
         rows = blocks.rows.detach().clone()
-        optimizer = cls([rows], lr=round_.start_lr)
-        if blocks.moments:
-            optimizer.load_state_dict(blocks.moments)
-            state = optimizer.state_dict()["state"][0]
-            done = int(state["step"])
-            avg, square = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
-        else:
-            done, avg, square = 0, torch.zeros_like(rows), torch.zeros_like(rows)
-        optimizer.param_groups[0]["lr"] = round_.lr[-1]
-        beta_1, beta_2 = optimizer.param_groups[0]["betas"]
+        state = blocks.moments["state"][0] if blocks.moments else None
+        moments = [state[name].clone() if state else torch.zeros_like(rows) for name in ("exp_avg", "exp_avg_sq")]
+        done = int(state["step"]) if state else 0
+        group = (blocks.moments or TORCH[self.optimizer]([rows], lr=round_.start_lr).state_dict())["param_groups"][0]
+        betas, eps = group["betas"], group["eps"]
         coefficients = torch.tensor(
-            [step_coefficients(self.optimizer, done + i + 1, lr) for i, lr in enumerate(round_.lr)], dtype=torch.float32
-        ).T.contiguous().to(device)
-        cells, counts = _pad(round_.cells, device)
-        self.kernel = _train[(n,)](
-            rows, avg, square, plan.table(inputs, self._dtype), blocks.targets.contiguous(), blocks.amplitude.contiguous(),
-            blocks.kind.to(torch.int32), cells, counts, coefficients, len(round_.lr), cells.shape[-1],
-            blocks.targets.shape[2], **plan.constants, **self._arithmetic(device), BETA_1=beta_1, BETA_2=beta_2, **self.options,
+            [step_coefficients(self.optimizer, done + i, lr, betas, eps) for i, lr in enumerate(round_.lr, 1)]
         )
-        state = {"step": torch.tensor(float(done + len(round_.lr))), "exp_avg": avg, "exp_avg_sq": square}
-        moments = {"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]}
-        return replace(blocks, rows=rows, moments=moments)
+        cells, counts = _joined(round_.cells, rows.device)
+        dtype, arithmetic = _arithmetic(self.precision, rows.device)
+        few = plan.weights <= FEW_WEIGHTS
+        self.kernel = _train[(len(rows),)](
+            rows,
+            *moments,
+            plan.table(inputs, dtype),
+            blocks.targets.contiguous(),
+            blocks.amplitude.contiguous(),
+            blocks.kind.int(),
+            cells,
+            counts,
+            coefficients.T.contiguous().to(rows.device),
+            len(round_.lr),
+            cells.shape[2],
+            blocks.targets.shape[2],
+            **plan.constants,
+            **arithmetic,
+            APART=plan.chunks if plan.chunks > 1 else 0,
+            TILE=TILE,
+            BETA_1=betas[0],
+            BETA_2=betas[1],
+            num_warps=WARPS,
+            num_stages=1,
+            **({"maxnreg": REGISTERS} if few else {}),
+        )
+        state = {
+            "step": torch.tensor(float(done + len(round_.lr))),
+            **dict(zip(("exp_avg", "exp_avg_sq"), moments, strict=True)),
+        }
+        group = {**group, "lr": round_.lr[-1]}
+        return dataclasses.replace(blocks, rows=rows, moments={"state": {0: state}, "param_groups": [group]})
 
-    options = {"TILE": 64, "num_warps": 4, "num_stages": 1, "maxnreg": 128}
-    eval_options = {"TILE": 64, "num_warps": 4, "num_stages": 1}
+    def errors(self, network: Network, inputs: Tensor, blocks: Blocks, real: list[Tensor]) -> Tensor:
+        """Mean square error of each block over its real cells and channels, [n].
 
-    def errors(self, network, inputs, blocks, real):
-        n = len(blocks)
-        mse = blocks.rows.new_empty(n)
-        if n:
-            device = mse.device
-            plan = Plan(network)
-            cells, counts = _pad([r[None] for r in real], device)
-            self.kernel = _evaluate[(n,)](
-                blocks.rows, plan.table(inputs, self._dtype), blocks.targets, blocks.amplitude, blocks.kind.to(torch.int32),
-                cells, counts, mse, cells.shape[-1], blocks.targets.shape[2], **plan.constants, **self._arithmetic(device),
-                ERRORS=True, **self.eval_options)
+        Args:
+            real: for each kind of block, int64 [n_real], its real cells.
+        """
+        mse = blocks.rows.new_empty(len(blocks))
+        cells, counts = _joined([cells[None] for cells in real], mse.device)
+        self._evaluate(network, inputs, blocks.rows, blocks.amplitude, mse, blocks.targets, blocks.kind, cells, counts)
         return mse
 
-    def predict(self, network, inputs, rows, amplitude):
-        n, p = len(rows), inputs.shape[1]
-        found = rows.new_empty(n, network.n_out, p)
-        if n and p:
-            plan = Plan(network)
-            self.kernel = _evaluate[(n,)](
-                rows, plan.table(inputs, self._dtype), found, amplitude, found, found, found, found, 0, p, **plan.constants,
-                **self._arithmetic(rows.device), ERRORS=False, **self.eval_options)
+    def predict(self, network: Network, inputs: Tensor, rows: Tensor, amplitude: Tensor) -> Tensor:
+        """Evaluate every block at the cells `inputs` [in, p]: rows [n, row], amplitude [n] -> [n, c, p]."""
+        found = rows.new_empty(len(rows), network.n_out, inputs.shape[1])
+        self._evaluate(network, inputs, rows, amplitude, found)
         return found
 
+    def _evaluate(
+        self,
+        network: Network,
+        inputs: Tensor,
+        rows: Tensor,
+        amplitude: Tensor,
+        out: Tensor,
+        targets: Tensor | None = None,
+        kind: Tensor | None = None,
+        cells: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
+        plan = self._plan(network, rows.device)
+        if not out.numel():
+            return
+        dtype, arithmetic = _arithmetic("tf32" if self.precision == "bfloat16" else self.precision, rows.device)
+        errors = targets is not None
+        _evaluate[(len(rows),)](
+            rows.detach().contiguous(),
+            plan.table(inputs, dtype),
+            targets.contiguous() if errors else None,
+            amplitude.contiguous(),
+            kind.int() if errors else None,
+            cells,
+            counts,
+            out,
+            cells.shape[2] if errors else 0,
+            inputs.shape[1],
+            **plan.constants,
+            **arithmetic,
+            TILE=TILE,
+            ERRORS=errors,
+            num_warps=WARPS,
+            num_stages=1,
+        )
 
-def _pad(cells: list[Tensor], device) -> tuple[Tensor, Tensor]:
-    """[s, b_kind] each -> int32 [kinds, s, most] and their counts int32 [kinds]."""
-    most = max(c.shape[1] for c in cells)
-    table = torch.zeros(len(cells), cells[0].shape[0], most, dtype=torch.int32, device=device)
-    for kind, c in enumerate(cells):
-        table[kind, :, : c.shape[1]] = c
-    return table, torch.tensor([c.shape[1] for c in cells], dtype=torch.int32, device=device)
+    def _plan(self, network: Network, device: torch.device) -> Plan:
+        reason = refusal(network, self.optimizer, device)
+        if reason:
+            raise UserError(f"--engine fused cannot run: {reason}; use --engine auto")
+        return Plan(network)
 
 
-def step_coefficients(optimizer: str, step: int, lr: float, betas=(0.9, 0.999), eps=1e-8) -> tuple[float, float, float]:
-    """(adaptive, plain, eps) of w -= m (adaptive / (sqrt(v) + eps) + plain)."""
-    beta_1, beta_2 = betas
-    size, root = lr / (1 - beta_1**step), math.sqrt(1 - beta_2**step)
+def refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
+    """Why the fused engine cannot train this network with this optimizer on this device; None if it can."""
+    if optimizer not in TORCH:
+        return f"it has {' and '.join(TORCH)}, not {optimizer}"
+    if device.type == "cuda":
+        if torch.version.hip:
+            return "it needs an NVIDIA GPU"
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "it needs a GPU of compute capability 8.0 or later"
+    elif not INTERPRETED:
+        return f"it needs a GPU, and this is a {device.type}"
+    weights = Plan(network).weights
+    if weights > MOST_WEIGHTS:
+        return f"a network of {weights} weights, widths padded, is more than the {MOST_WEIGHTS} that fit on the chip"
+    return None
+
+
+def step_coefficients(
+    optimizer: str, step: int, lr: float, betas: tuple[float, float], eps: float
+) -> tuple[float, float, float]:
+    """(adaptive, plain, eps') such that step number `step`, from 1, is w -= m (adaptive / (sqrt(v) + eps') + plain).
+
+    As torch.optim has them. RAdam (Liu et al., 2020) is plain momentum until its variance is tractable.
+    """
+    size, correction = lr / (1 - betas[0] ** step), 1 - betas[1] ** step
     if optimizer == "adam":
-        return size * root, 0.0, eps * root
-    most = 2 / (1 - beta_2) - 1
-    rho = most - 2 * step * beta_2**step / (1 - beta_2**step)
+        return size * math.sqrt(correction), 0.0, eps * math.sqrt(correction)
+    most = 2 / (1 - betas[1]) - 1
+    rho = most - 2 * step * betas[1] ** step / correction
     if rho <= 5:
         return 0.0, size, eps
     rectified = math.sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho))
-    return size * root * rectified, 0.0, eps
+    return size * math.sqrt(correction) * rectified, 0.0, eps
+
+
+def _joined(cells: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cells [s, b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32 [kinds]."""
+    counts = [part.shape[1] for part in cells]
+    most = max(counts)
+    table = torch.stack([torch.nn.functional.pad(part.int(), (0, most - part.shape[1])) for part in cells])
+    return table.to(device), torch.tensor(counts, dtype=torch.int32).to(device)
+
+
+def _arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, dict]:
+    """The type of the kernels' operands, and the constants that go with it."""
+    bfloat16 = precision == "bfloat16"
+    return torch.bfloat16 if bfloat16 else torch.float32, {
+        "OPERAND": tl.bfloat16 if bfloat16 else tl.float32,
+        "DOT": "tf32" if precision == "tf32" else "ieee",
+        "NATIVE": device.type == "cuda",
+    }

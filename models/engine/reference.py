@@ -74,12 +74,15 @@ class ReferenceEngine:
 
     Args:
         optimizer: a name of `models.optimizers`.
+
+    Raises:
+        UserError: the optimizer cannot train blocks independently, or is not known.
     """
 
     name = "reference"
 
     def __init__(self, optimizer: str = "radam"):
-        self.optimizer = optimizer
+        self._optimizer = optimizer_class(optimizer)
 
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
         """The blocks after one more round; those given stay as they are.
@@ -102,7 +105,7 @@ class ReferenceEngine:
 
     def _train_tile(self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int) -> Blocks:
         rows = tile.rows.requires_grad_()
-        optimizer = optimizer_class(self.optimizer)([rows], lr=round_.start_lr)
+        optimizer = self._optimizer([rows], lr=round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
         for cells, lr in zip(round_.cells[kind], round_.lr, strict=True):

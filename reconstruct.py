@@ -1,0 +1,120 @@
+"""Give a fitted signal back from its model: a picture, a surface or an array, whole or a region, at any level."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from datasets.grid import Box
+from datasets.image_writer import FORMATS, write_image
+from datasets.source import Signal
+from models import model_file
+from models.pyramid import Pyramid
+from opt import Parser
+from utils import UserError, atomic_write, run_command
+
+SURFACES = (".ply", ".obj", ".stl", ".glb")
+
+
+def reconstruct(
+    model: str | Path, out: str | Path, region: tuple[int, ...] | None = None, level: int = 0, threshold: float = 0.5
+) -> list[str]:
+    """Decode a model into a file of the kind that `out` ends in.
+
+    Args:
+        model: a file that train.py wrote.
+        out: .png, .jpg, .tif, .webp, .bmp or .npy for an image; .ply, .obj, .stl, .glb or .npy for a shape; .npy for
+            a volume.
+        region: X Y [Z] of the first cell and the sizes W H [D], in cells of the level; everything if None.
+        level: 0 is the finest.
+        threshold: occupancy at the surface of a shape, in (0, 1).
+
+    Returns:
+        notes, one line each, on what the format could not hold.
+
+    Raises:
+        UserError: the model, the region or the ending cannot be used.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pyramid, about = model_file.load(model, device)
+    signal = Signal(**about["signal"])
+    out = Path(out)
+    _check_ending(out, signal)
+    if not 0 <= level < pyramid.grid.n_levels:
+        raise UserError(f"--level {level}: the model has levels 0 (the finest) to {pyramid.grid.n_levels - 1}")
+    box = _box(pyramid, region, level)
+    if out.suffix.lower() in SURFACES:
+        return _write_surface(out, pyramid, about, level, box, threshold)
+    array = decode_array(pyramid, signal, box, level, threshold)
+    if signal.mode not in ("occupancy", "volume"):
+        return write_image(out, array, signal.mode, (signal.low, signal.high))
+    with atomic_write(out) as temporary, open(temporary, "wb") as file:
+        np.save(file, array[..., 0] if signal.channels == 1 else array)
+    return []
+
+
+def decode_array(
+    pyramid: Pyramid, signal: Signal, region: Box, level: int = 0, threshold: float = 0.5
+) -> np.ndarray:
+    """A region of a level as the source has it, [*region, c] of the source's dtype, decoded strip by strip."""
+    array = np.empty((*region.shape, signal.channels), signal.dtype)
+    for strip in pyramid.strips(level, region):
+        values = pyramid.decode(strip, level)
+        region.crop(array, strip)[...] = values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
+    return array
+
+
+def _write_surface(out: Path, pyramid: Pyramid, about: dict[str, Any], level: int, box: Box, threshold: float) -> list[str]:
+    from datasets.surface import write_mesh
+    from surfaces import level_surface
+
+    with tqdm(total=box.shape[0], unit="layer", desc=out.name, disable=not sys.stderr.isatty()) as bar:
+        vertices, faces = level_surface(pyramid, about["bounds"], level, box, threshold, lambda done: bar.update(done - bar.n))
+    if not len(faces):
+        raise UserError(f"--threshold {threshold}: no surface there: the shape is empty in this region")
+    write_mesh(out, vertices, faces)
+    return []
+
+
+def _check_ending(out: Path, signal: Signal) -> None:
+    endings = {"occupancy": (*SURFACES, ".npy"), "volume": (".npy",)}.get(signal.mode, tuple(FORMATS))
+    if out.suffix.lower() not in endings:
+        raise UserError(f"--out {out}: this model is written as one of {', '.join(endings)}")
+
+
+def _box(pyramid: Pyramid, region: tuple[int, ...] | None, level: int) -> Box:
+    """The box of cells, slow to fast, of a region X Y [Z] W H [D]."""
+    whole, axes = pyramid.grid.level_box(level), pyramid.grid.ndim
+    if region is None:
+        return whole
+    size = " ".join(map(str, whole.stop[::-1]))
+    if len(region) != 2 * axes:
+        raise UserError(f"--region has {len(region)} numbers: give {'X Y W H' if axes == 2 else 'X Y Z W H D'}")
+    start = region[:axes][::-1]
+    box = Box(start, tuple(a + n for a, n in zip(start, region[axes:][::-1], strict=True)))
+    if min(box.shape) < 1 or pyramid.grid.clip(box, level) != box:
+        raise UserError(f"--region {' '.join(map(str, region))} is not inside level {level}, which has size {size}")
+    return box
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser("reconstruct.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="ckpts/<exp_name>/model.safetensors")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write, by its ending")
+    parser.add_argument("--region", type=int, nargs="+", metavar="N", help="X Y W H, or X Y Z W H D, in cells of the level")
+    parser.add_argument("--level", type=int, default=0, metavar="J", help="0 is the finest (default)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="occupancy at a surface (default 0.5)")
+    arguments = parser.parse_args(argv)
+    if not 0 < arguments.threshold < 1:
+        raise UserError(f"--threshold must be between 0 and 1, not {arguments.threshold}")
+    region = tuple(arguments.region) if arguments.region else None
+    for note in reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold):
+        print(f"note: {note}", file=sys.stderr)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    run_command(main)

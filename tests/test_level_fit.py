@@ -1,0 +1,247 @@
+"""A level in training: who gets a network, who is pruned, and that neither chunks nor interruptions change a bit."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import level_cells, make_source, same, smooth_source
+
+from datasets.grid import Grid
+from datasets.residual import LevelTargets
+from datasets.source import Signal, Source
+from models.encoding import Encoding
+from models.engine import ReferenceEngine
+from models.level_fit import COARSE_SHARE, LevelFit, Recipe
+from models.pyramid import Pyramid
+
+RECIPE = Recipe(
+    epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, n_layers=2, n_hidden=8, a=0.1,
+    residual=True, b_chunks=1000, seed=0,
+)  # fmt: skip
+GRIDS = [Grid((32, 32), (8, 4), 2), Grid((27, 35), (5, 7), 3), Grid((13, 9, 11), (4, 4, 2), 2)]
+grids = pytest.mark.parametrize("grid", GRIDS, ids=["even", "ragged", "3d"])
+
+
+def make_fit(grid, source=None, level=0, **recipe):
+    source = source or smooth_source(grid.shape, 2)
+    recipe = dataclasses.replace(RECIPE, **recipe)
+    coarse = None
+    if level < grid.n_levels - 1:
+        cells = level_cells(grid.level_box(level + 1).stop, source.signal.channels)
+        coarse = lambda box: 0.5 + 0.01 * grid.level_box(level + 1).crop(cells, box)  # noqa: E731
+    targets = LevelTargets(source, coarse, grid, level, recipe.residual)
+    return LevelFit(targets, recipe, Encoding(grid.ndim, 1)(grid.coordinates()), ReferenceEngine())
+
+
+def rounds(fit, copy, epoch=0):
+    """Every round of a chunk: yields the copy that was trained, its errors, and the copy that is left."""
+    while epoch < fit.epochs and len(copy):
+        window = range(epoch, min(epoch + fit.recipe.val_freq, fit.epochs))
+        trained, mse = fit.train(copy, window)
+        copy, epoch = fit.sync(trained, mse), window.stop
+        yield trained, mse, copy
+
+
+def run(fit):
+    for chunk in fit.chunks:
+        for _ in rounds(fit, fit.start(chunk)):
+            pass
+    return fit
+
+
+@grids
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_blocks_whose_residual_is_large_get_a_network_and_no_other(grid, level):
+    fit = make_fit(grid, level=level)
+    energy, amplitude = fit.targets.survey()
+    wanted = energy > RECIPE.loss_thr * (COARSE_SHARE if level else 1)
+    assert 0 < wanted.sum() < len(wanted)
+    assert fit.target.blocks.tolist() == wanted.nonzero()[:, 0].tolist()
+    assert torch.equal(fit.target.amplitude, amplitude[wanted])
+    assert fit.target.rows.shape == (wanted.sum(), fit.network.row_size)
+
+
+@pytest.mark.parametrize(
+    ("level", "residual", "output"), [(0, True, "sin"), (1, True, "sin"), (2, True, "sigmoid"), (0, False, "sigmoid")]
+)
+def test_residuals_end_in_a_sin_and_colours_in_a_sigmoid(level, residual, output):
+    assert make_fit(GRIDS[1], level=level, residual=residual).network.output == output
+
+
+@pytest.mark.parametrize("b_chunks", [1, 2, 3, 7, 1000])
+@grids
+def test_chunks_cover_the_active_blocks_in_order_within_their_limit(grid, b_chunks):
+    fit = make_fit(grid, b_chunks=b_chunks)
+    sizes = [len(chunk) for chunk in fit.chunks]
+    assert torch.cat(fit.chunks).tolist() == list(range(len(fit.target)))
+    assert max(sizes) <= b_chunks and max(sizes) - min(sizes) <= 1
+
+
+@grids
+@pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
+def test_the_result_does_not_depend_on_the_chunks_bit_for_bit(grid, residual):
+    whole = run(make_fit(grid, residual=residual))
+    assert (whole.target.rows != 0).any(1).all()
+    for b_chunks in (2, 5, 11):
+        parts = run(make_fit(grid, residual=residual, b_chunks=b_chunks))
+        assert len(parts.chunks) > 1
+        assert torch.equal(parts.target.rows, whole.target.rows)
+        assert torch.equal(parts.errors, whole.errors)
+
+
+@grids
+def test_only_blocks_below_the_threshold_are_pruned_and_never_move_again(grid):
+    fit = make_fit(grid, epochs=(40,) * 3)
+    frozen, pruned = {}, 0
+    for trained, mse, left in rounds(fit, fit.start(fit.chunks[0])):
+        good = mse < RECIPE.loss_thr
+        assert left.index.tolist() == trained.index[~good].tolist()
+        frozen |= {n: fit.target.rows[n].clone() for n in trained.index[good].tolist()}
+        pruned += int(good.sum())
+        assert all(torch.equal(fit.target.rows[n], row) for n, row in frozen.items())
+        assert (fit.errors[fit.target.blocks[trained.index]] == mse).all()
+    assert len(frozen) == pruned > 0
+    assert (fit.errors[fit.target.blocks[list(frozen)]] < RECIPE.loss_thr).all()
+
+
+@grids
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_error_of_a_level_is_that_of_its_decode(grid, level):
+    source = smooth_source(grid.shape, 2)
+    fit = make_fit(grid, source, level)
+    whole = grid.level_box(level)
+    truth = source.read(whole, level)
+    untrained = fit.mse
+    networks, report = run(fit).finish()
+    pyramid = Pyramid(grid, Encoding(grid.ndim, 1), 2, ReferenceEngine())
+    pyramid.add(level, networks)
+    decoded = pyramid.decode(whole, level)
+    if level == grid.n_levels - 1:
+        assert report.mse == pytest.approx((decoded - truth).square().mean().item(), rel=1e-4)
+        assert untrained == pytest.approx(truth.square().mean().item(), rel=1e-5)
+    assert report.mse < untrained
+    assert (report.level, report.all, report.active) == (level, grid.n_blocks(level), len(networks))
+    assert 0 <= report.converged <= report.active
+    assert fit.psnr == report.psnr == pytest.approx(-10 * np.log10(report.mse))
+
+
+@grids
+def test_a_level_that_was_not_trained_keeps_no_network(grid):
+    fit = make_fit(grid)
+    before = fit.mse
+    networks, report = fit.finish()
+    assert len(networks) == report.active == report.converged == 0
+    assert report.mse == before
+
+
+@grids
+def test_networks_that_are_worse_than_none_are_left_out(grid):
+    fit = run(make_fit(grid))
+    worse = fit.target.blocks[::3]
+    fit.errors[worse] = fit.energy[worse] * 2
+    kept = [n for n, block in enumerate(fit.target.blocks.tolist()) if fit.errors[block] < fit.energy[block]]
+    networks, report = fit.finish()
+    assert networks.blocks.tolist() == fit.target.blocks[kept].tolist()
+    assert not set(networks.blocks.tolist()) & set(worse.tolist())
+    assert torch.equal(networks.rows, fit.target.rows[kept]) and torch.equal(networks.amplitude, fit.target.amplitude[kept])
+    assert (fit.errors <= fit.energy).all()
+    assert report.active == len(kept)
+
+
+def constant(shape, value):
+    array = np.full((*shape, 1), value, np.uint8)
+    return Source(array, Signal.of(array, "grey"))
+
+
+@grids
+def test_a_black_image_needs_no_network(grid):
+    fit = make_fit(grid, constant(grid.shape, 0), grid.n_levels - 1)
+    assert fit.chunks == [] and len(fit.target) == 0 and fit.mse == 0
+    networks, report = fit.finish()
+    assert len(networks) == 0 and report.psnr == float("inf")
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (13, 17), (7, 9, 5)])
+def test_a_constant_image_gives_no_networks_at_finer_levels(shape):
+    grid = Grid(shape, (4,) * len(shape), 2)
+    source, encoding = constant(shape, 200), Encoding(len(shape), 1)
+    pyramid = Pyramid(grid, encoding, 1, ReferenceEngine())
+    coarse = run(make_fit(grid, source, 1, epochs=(100, 100), loss_thr=1e-3))
+    pyramid.add(1, coarse.finish()[0])
+    assert len(pyramid.level(1)) == grid.n_blocks(1) and coarse.errors.max() < 1e-3
+    targets = LevelTargets(source, lambda box: pyramid.decode(box, 1), grid, 0)
+    fine = LevelFit(targets, dataclasses.replace(RECIPE, loss_thr=1e-3), pyramid.inputs, ReferenceEngine())
+    assert len(fine.target) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1)])
+def test_a_single_cell_is_fitted(shape):
+    grid = Grid(shape, (4,) * len(shape), 1)
+    fit = run(make_fit(grid, constant(shape, 180), 0, epochs=(200,), loss_thr=1e-4))
+    networks, report = fit.finish()
+    assert (report.all, report.active) == (1, 1)
+    assert report.mse < 1e-3
+    pyramid = Pyramid(grid, Encoding(grid.ndim, 1), 1, ReferenceEngine())
+    pyramid.add(0, networks)
+    assert pyramid.decode().item() == pytest.approx(180 / 255, abs=0.04)
+
+
+def on_disk(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@grids
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_chunk_taken_up_between_two_rounds_ends_with_the_same_bits(grid, after):
+    whole = run(make_fit(grid, b_chunks=1000))
+    first = make_fit(grid)
+    chunk = first.chunks[0]
+    progress = rounds(first, first.start(chunk))
+    for _ in range(after):
+        _, _, copy = next(progress)
+    state = on_disk([first.state(chunk), copy.index, copy.blocks.rows, copy.blocks.moments])
+    second = make_fit(grid)
+    second.restore(chunk, state[0])
+    for _ in rounds(second, second.copy(*state[1:]), after * RECIPE.val_freq):
+        pass
+    assert torch.equal(second.target.rows, whole.target.rows)
+    assert torch.equal(second.errors, whole.errors)
+
+
+@grids
+def test_a_chunk_whose_blocks_are_all_pruned_is_taken_up(grid):
+    fit = make_fit(grid, loss_thr=2e-3)
+    chunk = fit.chunks[0]
+    copy = fit.start(chunk)
+    done = copy.pruned(torch.ones(len(copy), dtype=torch.bool))
+    state = on_disk([done.index, done.blocks.rows, done.blocks.moments])
+    assert len(fit.copy(*state)) == 0
+
+
+@grids
+def test_state_and_restore_carry_a_chunk_over(grid):
+    fit, other = run(make_fit(grid, b_chunks=3)), make_fit(grid, b_chunks=3)
+    for chunk in fit.chunks:
+        other.restore(chunk, on_disk(fit.state(chunk)))
+    assert torch.equal(other.target.rows, fit.target.rows) and torch.equal(other.errors, fit.errors)
+    assert same(other.finish()[0].rows.detach(), fit.finish()[0].rows.detach())
+
+
+def test_the_start_of_a_block_does_not_depend_on_its_chunk():
+    fit = make_fit(GRIDS[0])
+    whole = fit.start(fit.chunks[0])
+    part = fit.start(fit.chunks[0][3:5])
+    assert torch.equal(part.blocks.rows, whole.blocks.rows[3:5])
+    assert torch.equal(part.blocks.targets, whole.blocks.targets[3:5])
+
+
+def test_seeds_give_different_networks():
+    source = make_source((16, 16))
+    grid = Grid((16, 16), (8, 8), 1)
+    rows = [run(make_fit(grid, source, seed=seed)).target.rows for seed in (0, 1)]
+    assert not torch.equal(*rows)

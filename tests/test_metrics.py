@@ -1,0 +1,153 @@
+"""Figures against brute force, and that they do not depend on how a signal is cut into strips."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import level_cells, make_source, random_pyramid
+
+import models.pyramid
+from datasets.grid import Grid
+from metrics import Mean, Overlap, Seams, psnr, psnr_to_mse, ssim_map
+from report import quality
+
+
+@pytest.mark.parametrize(("mse", "db"), [(1, 0), (0.1, 10), (1e-4, 40), (0, math.inf)])
+def test_psnr_is_10_log10_of_1_over_mse(mse, db):
+    assert psnr(mse) == pytest.approx(db)
+
+
+@pytest.mark.parametrize("db", [0, 12.5, 40, 99])
+def test_psnr_to_mse_is_the_inverse(db):
+    assert psnr(psnr_to_mse(db)) == pytest.approx(db)
+
+
+def test_a_mean_is_that_of_all_values_however_they_are_added():
+    values = torch.rand(1000) + 1000
+    mean = Mean()
+    assert math.isnan(mean.value)
+    for part in values.split([0, 1, 333, 666]):
+        mean.add(part)
+    assert mean.value == pytest.approx(values.double().mean().item(), rel=1e-12)
+
+
+def test_overlap_is_intersection_over_union_of_all_regions():
+    found, truth = torch.tensor([1, 1, 0, 0]).bool(), torch.tensor([1, 0, 1, 0]).bool()
+    overlap = Overlap()
+    assert math.isnan(overlap.value)
+    overlap.add(found[:2], truth[:2])
+    overlap.add(found[2:], truth[2:])
+    assert overlap.value == pytest.approx(1 / 3)
+
+
+def seam_by_brute_force(error, patch):
+    border, inside = [], []
+    for axis, p in enumerate(patch):
+        for i in range(error.shape[axis] - 1):
+            step = np.abs(np.take(error, i + 1, axis) - np.take(error, i, axis)).ravel().tolist()
+            (border if (i + 1) % p == 0 else inside).extend(step)
+    return np.mean(border) / np.mean(inside)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((4, 2), (2, 1)), ((9, 13), (4, 5)), ((13, 9), (3, 32)), ((5, 6, 7), (2, 3, 4))])
+def test_seams_are_steps_across_borders_against_steps_inside(shape, patch):
+    error = level_cells(shape, 2).double() - 0.5
+    seams = Seams(patch)
+    seams.add(error, (0,) * len(shape))
+    assert seams.value == pytest.approx(seam_by_brute_force(error.numpy(), patch))
+
+
+def test_seams_of_a_region_know_where_its_borders_are():
+    error = level_cells((9, 9)).double()
+    found = Seams((4, 4))
+    found.add(error[3:, 2:], (3, 2))
+    want = Seams((4, 4))
+    cut = torch.full((9, 9, 1), torch.nan, dtype=torch.float64)
+    cut[3:, 2:] = error[3:, 2:]
+    want.add(cut, (0, 0))
+    steps = [cut.diff(dim=axis).abs().movedim(axis, 0)[3::4] for axis in (0, 1)]
+    assert found.border.total == pytest.approx(sum(step.nansum().item() for step in steps))
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((1, 1), (4, 4)), ((3, 4), (8, 8)), ((4, 4), (1, 1))])
+def test_seams_without_a_border_or_an_inside_are_undefined(shape, patch):
+    seams = Seams(patch)
+    seams.add(level_cells(shape), (0, 0))
+    assert math.isnan(seams.value)
+
+
+def ssim_by_brute_force(x, y):
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for top in range(x.shape[0] - 10):
+        for left in range(x.shape[1] - 10):
+            for c in range(x.shape[2]):
+                a, b = (image[top : top + 11, left : left + 11, c] for image in (x, y))
+                ma, mb = (window * a).sum(), (window * b).sum()
+                va, vb, cov = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum(), (window * (a - ma) * (b - mb)).sum()
+                values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (11, 14), (15, 12)])
+def test_ssim_is_that_of_every_window(shape):
+    x, y = level_cells(shape, 2, 0).double(), level_cells(shape, 2, 1).double()
+    found = ssim_map(x, 0.7 * x + 0.3 * y)
+    assert found.shape == (2, shape[0] - 10, shape[1] - 10)
+    want = ssim_by_brute_force(x.numpy(), (0.7 * x + 0.3 * y).numpy())
+    np.testing.assert_allclose(np.sort(found.flatten()), np.sort(want), rtol=1e-9)
+    assert found.mean().item() == pytest.approx(want.mean())
+
+
+def test_ssim_of_equal_images_is_1():
+    x = level_cells((12, 13), 3)
+    assert (ssim_map(x, x.clone()) == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 50), (50, 10)])
+def test_ssim_of_an_image_smaller_than_its_window_is_empty(shape):
+    assert ssim_map(level_cells(shape), level_cells(shape)).numel() == 0
+
+
+QUALITY = [
+    Grid((1, 1), (4, 4), 1),
+    Grid((30, 17), (5, 6), 1),
+    Grid((67, 23), (4, 32), 3),
+    Grid((64, 64), (16, 16), 2),
+    Grid((9, 7, 6), (2, 4, 3), 2),
+]
+
+
+@pytest.mark.parametrize("grid", QUALITY, ids=str)
+def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid, monkeypatch):
+    pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
+    whole = quality(pyramid, source)
+    monkeypatch.setattr(models.pyramid, "STRIP_CELLS", 1)
+    assert len(list(pyramid.strips())) == grid.block_counts(0)[0]
+    assert quality(pyramid, source) == pytest.approx(whole, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("grid", QUALITY, ids=str)
+def test_the_figures_of_a_run_against_brute_force(grid, monkeypatch):
+    pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
+    found = quality(pyramid, source)
+    error = (pyramid.decode() - source.read(grid.level_box(0), 0)).double().numpy()
+    assert found["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()))
+    blocks = {}
+    for cell in np.ndindex(grid.shape):
+        blocks.setdefault(tuple(np.array(cell) // grid.patch), []).append((error[cell] ** 2).mean())
+    assert found["psnr_worst_block"] == pytest.approx(-10 * np.log10(max(map(np.mean, blocks.values()))))
+    if min(grid.block_counts(0)) > 1:
+        assert found["seam"] == pytest.approx(seam_by_brute_force(error, grid.patch), rel=1e-5)
+
+
+def test_a_perfect_reconstruction_has_infinite_psnr_and_no_seams():
+    grid = Grid((12, 12), (4, 4), 1)
+    pyramid, source = random_pyramid(grid, channels=1, keep=0), make_source(grid.shape)
+    source.cells.zero_()
+    found = quality(pyramid, source)
+    assert (found["psnr"], found["psnr_worst_block"], found["ssim"]) == (math.inf, math.inf, 1)
+    assert math.isnan(found["seam"])

@@ -1,0 +1,99 @@
+"""Every optimizer that is offered keeps blocks apart; every other one is refused with its reason."""
+
+import io
+
+import pytest
+import torch
+import torch_optimizer
+from conftest import random_blocks, same
+
+from datasets.grid import Grid
+from models.encoding import Encoding
+from models.engine import ReferenceEngine, Round
+from models.engine.contract import cell_order
+from models.network import Network
+from models.optimizers import NAMES, PER_ELEMENT, REFUSED, TORCH, map_rows, optimizer_class
+from utils import UserError
+
+INPUTS = Encoding(2, 1)(Grid((8, 4), (8, 4), 1).coordinates())
+NETWORK = Network(len(INPUTS), 8, 3, 2, "sin")
+REGISTRY = sorted(name.lower() for name in torch_optimizer.__all__ if name != "get")
+
+
+def make_round(epochs):
+    return Round([cell_order(0, 0, epochs, torch.arange(32), 1)], [0.01] * len(epochs), 0.03)
+
+
+def stored(moments):
+    """Moments as a resume finds them."""
+    file = io.BytesIO()
+    torch.save(moments, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_trains_alone_as_in_company_also_after_a_pruning_and_a_reload(name):
+    engine, blocks = ReferenceEngine(name), random_blocks(NETWORK, 9, 32)
+    company = engine.train(NETWORK, INPUTS, blocks, make_round(range(8)))
+    assert (company.rows != blocks.rows).any(1).all() and company.rows.isfinite().all()
+    company = company.select(torch.tensor([1, 4, 5, 8]))
+    company.moments = stored(company.moments)
+    company = engine.train(NETWORK, INPUTS, company, make_round(range(8, 14)))
+    for place, number in enumerate((1, 4, 5, 8)):
+        alone = engine.train(NETWORK, INPUTS, blocks.select(torch.tensor([number])), make_round(range(14)))
+        mine = company.select(torch.tensor([place]))
+        assert torch.equal(alone.rows, mine.rows)
+        assert same(alone.moments["state"], mine.moments["state"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_optimizer_follows_the_learning_rate_of_the_step(name):
+    engine, blocks = ReferenceEngine(name), random_blocks(NETWORK, 2, 32)
+    round_ = make_round(range(2))
+    still = engine.train(NETWORK, INPUTS, blocks, Round(round_.cells, [0.0, 0.0], round_.start_lr))
+    moved = engine.train(NETWORK, INPUTS, blocks, round_)
+    assert (still.rows - blocks.rows).abs().max() < (moved.rows - blocks.rows).abs().max()
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_refused_optimizer_is_named_with_the_reason(name):
+    with pytest.raises(UserError) as error:
+        optimizer_class(name)
+    message = str(error.value)
+    assert f"--optimizer {name}" in message and REFUSED[name] in message and "radam" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["", "sgdd", "Adam", "get", "__doc__"])
+def test_an_unknown_optimizer_is_refused_with_those_there_are(name):
+    with pytest.raises(UserError, match="radam"):
+        optimizer_class(name)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_optimizer_of_torch_optimizer_is_either_offered_or_refused(name):
+    assert (name in NAMES) + (name in REFUSED) == 1
+
+
+def test_nothing_is_offered_or_refused_that_does_not_exist():
+    assert set(PER_ELEMENT) | set(REFUSED) <= set(REGISTRY)
+    assert not set(TORCH) & set(PER_ELEMENT)
+
+
+@pytest.mark.parametrize("name", PER_ELEMENT)
+def test_a_missing_package_is_said(name, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch_optimizer", None)
+    with pytest.raises(UserError, match="pip install torch-optimizer"):
+        optimizer_class(name)
+
+
+def test_map_rows_touches_what_is_shaped_as_the_rows_only():
+    rows = torch.Size([3, 2])
+    state = {"state": {0: {"m": torch.ones(3, 2), "list": [torch.ones(3, 2), 4], "step": torch.tensor(7.0)}}, "group": [{"lr": 0.1}]}
+    found = map_rows(lambda x: x[:1] * 2, rows, state)
+    want = {"m": torch.full((1, 2), 2.0), "list": [torch.full((1, 2), 2.0), 4], "step": torch.tensor(7.0)}
+    assert same(found, {"state": {0: want}, "group": [{"lr": 0.1}]})
+    joined = map_rows(lambda *x: torch.cat(x), rows, state, state)
+    assert joined["state"][0]["m"].shape == (6, 2)
+    assert map_rows(lambda x: x[:1], rows, {}) == {}

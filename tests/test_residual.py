@@ -1,0 +1,114 @@
+"""The targets of a level against brute force, whatever the strips."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import GRIDS, all_cells, grid_id, make_source, random_pyramid
+
+import datasets.residual
+from datasets.grid import Box, parent, up
+from datasets.residual import LevelTargets
+
+grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
+
+
+def coarse_of(grid, level, channels=2):
+    """A prediction of level + 1 that any box can be asked of; None at the coarsest level."""
+    if level == grid.n_levels - 1:
+        return None
+    box = grid.level_box(level + 1)
+    cells = torch.rand(*box.stop, channels, generator=torch.Generator().manual_seed(level))
+    return lambda region: box.crop(cells, region).clone()
+
+
+def difference(source, coarse, grid, level):
+    """Source minus prediction of a whole level."""
+    whole = grid.level_box(level)
+    cells = source.read(whole, level)
+    if coarse is None:
+        return cells
+    return cells - up(coarse(parent(whole, grid, level)), grid.level_box(level + 1), whole, grid.level_box(level + 1))
+
+
+def blocks_of(grid, level, cells):
+    """Values [c, cells] of every block's real cells, by a loop over cells, and their places in the block."""
+    found = [([], []) for _ in range(grid.n_blocks(level))]
+    for cell in all_cells(grid.level_box(level).stop):
+        block = np.ravel_multi_index([i // p for i, p in zip(cell, grid.patch, strict=True)], grid.block_counts(level))
+        place = np.ravel_multi_index([i % p for i, p in zip(cell, grid.patch, strict=True)], grid.patch)
+        found[block][0].append(cells[cell])
+        found[block][1].append(int(place))
+    return [(torch.stack(values, 1), places) for values, places in found]
+
+
+@grids
+@pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
+def test_survey_is_mean_square_and_largest_residual_of_the_real_cells(grid, residual):
+    source = make_source(grid.shape, 2)
+    for level in range(grid.n_levels):
+        coarse = coarse_of(grid, level)
+        energy, amplitude = LevelTargets(source, coarse, grid, level, residual).survey()
+        for n, (values, _) in enumerate(blocks_of(grid, level, difference(source, coarse, grid, level))):
+            assert energy[n].item() == pytest.approx(values.double().square().mean().item(), rel=1e-5)
+            assert amplitude[n] == values.abs().max()
+
+
+@grids
+@pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
+def test_gather_gives_residuals_or_in_a_gaussian_pyramid_the_source(grid, residual):
+    source = make_source(grid.shape, 2)
+    for level in range(grid.n_levels):
+        coarse = coarse_of(grid, level)
+        targets = LevelTargets(source, coarse, grid, level, residual)
+        cells = difference(source, coarse, grid, level) if residual else source.read(grid.level_box(level), level)
+        ids = torch.arange(0, grid.n_blocks(level), 2)
+        found = targets.gather(ids)
+        assert found.shape == (len(ids), 2, grid.block_cells)
+        blocks = blocks_of(grid, level, cells)
+        for target, n in zip(found, ids.tolist(), strict=True):
+            values, places = blocks[n]
+            assert torch.equal(target[:, places], values)
+
+
+@grids
+def test_no_blocks_are_gathered(grid):
+    targets = LevelTargets(make_source(grid.shape, 2), coarse_of(grid, 0), grid, 0)
+    assert targets.gather(torch.zeros(0, dtype=torch.int64)).shape == (0, 2, grid.block_cells)
+
+
+@grids
+@pytest.mark.parametrize("strip", [1, 100])
+@pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
+def test_strips_do_not_change_a_bit(grid, strip, residual, monkeypatch):
+    source = make_source(grid.shape, 2)
+    pyramid = random_pyramid(grid, 2)
+    coarse = (lambda box: pyramid.decode(box, 1)) if grid.n_levels > 1 else None
+    ids = torch.arange(0, grid.n_blocks(0), 3)
+    whole = LevelTargets(source, coarse, grid, 0, residual)
+    energy, amplitude, found = *whole.survey(), whole.gather(ids)
+    monkeypatch.setattr(datasets.residual, "STRIP_CELLS", strip)
+    cut = LevelTargets(source, coarse, grid, 0, residual)
+    for want, have in zip((energy, amplitude, found), (*cut.survey(), cut.gather(ids)), strict=True):
+        assert torch.equal(want, have)
+
+
+def test_a_prediction_is_asked_only_for_cells_of_its_level():
+    grid = GRIDS[4]
+    asked = []
+
+    def coarse(box):
+        asked.append(box)
+        return torch.zeros(*box.shape, 1)
+
+    LevelTargets(make_source(grid.shape), coarse, grid, 1).survey()
+    assert asked and all(grid.clip(box, 2) == box and box.size for box in asked)
+    assert isinstance(asked[0], Box)
+
+
+def test_targets_given_out_are_not_changed_by_who_takes_them():
+    grid = GRIDS[3]
+    targets = LevelTargets(make_source(grid.shape), None, grid, 1)
+    first = targets.gather(torch.arange(2))
+    before = first.clone()
+    first.zero_()
+    assert torch.equal(targets.gather(torch.arange(2)), before)

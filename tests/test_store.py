@@ -1,0 +1,236 @@
+"""Progress on disk: what was committed is what is found, whenever the process dies."""
+
+import json
+import os
+
+import pytest
+import torch
+from conftest import same
+
+import models.store
+from models.store import JOURNAL, Store
+from utils import UserError, atomic_write
+
+CPU = torch.device("cpu")
+
+
+def piece(number):
+    moments = {"state": {0: {"step": torch.tensor(float(number)), "m": torch.full((2, 3), float(number))}}, "param_groups": [{"lr": 0.1}]}
+    return {"epoch": number, "rows": torch.arange(6) * number, "moments": moments, "index": torch.zeros(0, dtype=torch.int64)}
+
+
+def found(folder):
+    """What a new process finds: the facts, and every piece that the journal names."""
+    store = Store(folder)
+    facts = store.read()
+    return facts, {name: store.piece(name, CPU) for name in facts["pieces"]}
+
+
+def test_nothing_is_there_before_the_first_commit(tmp_path):
+    store = Store(tmp_path / "progress")
+    store.keep("a", piece(1))
+    assert not store.exists and not (tmp_path / "progress").exists()
+
+
+def test_pieces_and_facts_come_back(tmp_path):
+    store = Store(tmp_path / "progress")
+    store.keep("a", piece(1))
+    store.keep("b", piece(2))
+    store.commit({"seconds": 1.5, "options": {"lr": 0.03}})
+    facts, pieces = found(tmp_path / "progress")
+    assert (facts["seconds"], facts["options"]) == (1.5, {"lr": 0.03})
+    assert same(pieces, {"a": piece(1), "b": piece(2)})
+    assert Store(tmp_path / "progress").exists
+
+
+def test_a_commit_of_nothing_is_a_commit(tmp_path):
+    Store(tmp_path / "progress").commit({"seconds": 0})
+    assert found(tmp_path / "progress") == ({"version": 1, "pieces": [], "seconds": 0}, {})
+
+
+def test_a_piece_that_is_not_in_the_journal_is_none(tmp_path):
+    store = Store(tmp_path)
+    store.commit({})
+    torch.save(piece(1), tmp_path / "stray.pt")
+    store.keep("later", piece(2))
+    assert store.piece("stray", CPU) is None and store.piece("later", CPU) is None
+
+
+def test_pieces_stay_until_they_are_dropped_and_then_leave_the_disk(tmp_path):
+    store = Store(tmp_path)
+    for name in ("chunk_1_0", "chunk_1_1", "level_2", "point"):
+        store.keep(name, piece(1))
+    store.commit({})
+    store.commit({"again": True})
+    assert set(found(tmp_path)[1]) == {"chunk_1_0", "chunk_1_1", "level_2", "point"}
+    store.drop("chunk_")
+    store.keep("level_1", piece(3))
+    assert len(found(tmp_path)[1]) == 4
+    store.commit({})
+    assert set(found(tmp_path)[1]) == {"level_1", "level_2", "point"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_piece_dropped_before_its_commit_is_never_written(tmp_path):
+    store = Store(tmp_path)
+    store.keep("point", piece(1))
+    store.drop("point")
+    store.commit({})
+    assert [file.name for file in tmp_path.iterdir()] == [JOURNAL]
+
+
+def test_a_later_process_goes_on_with_the_pieces(tmp_path):
+    store = Store(tmp_path)
+    store.keep("a", piece(1))
+    store.commit({})
+    store = Store(tmp_path)
+    store.read()
+    store.keep("b", piece(2))
+    store.commit({})
+    assert set(found(tmp_path)[1]) == {"a", "b"}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_within_a_commit_leaves_the_last_commit_or_the_new_one(tmp_path, monkeypatch, writes, moment):
+    """Killed at the n-th write, before it or after its renaming; the fourth write is the journal."""
+    store = Store(tmp_path)
+    store.keep("chunk_1_0", piece(1))
+    store.keep("point", piece(2))
+    store.commit({"seconds": 1})
+    last = found(tmp_path)
+    left = writes
+
+    def failing_write(path):
+        nonlocal left
+        if left == 0 and moment == "before":
+            raise Killed
+        left -= 1
+        return atomic_write(path) if left >= 0 else killed_after(path)
+
+    def killed_after(path):
+        class Context:
+            def __enter__(self):
+                self.inner = atomic_write(path)
+                return self.inner.__enter__()
+
+            def __exit__(self, *error):
+                self.inner.__exit__(*error)
+                raise Killed
+
+        return Context()
+
+    monkeypatch.setattr(models.store, "atomic_write", failing_write)
+    store.drop("point")
+    store.drop("chunk_")
+    for name, number in (("level_1", 5), ("chunk_0_0", 6), ("point", 7)):
+        store.keep(name, piece(number))
+    with pytest.raises(Killed):
+        store.commit({"seconds": 2})
+    new = ({"version": 1, "pieces": ["chunk_0_0", "level_1", "point"], "seconds": 2},
+           {"chunk_0_0": piece(6), "level_1": piece(5), "point": piece(7)})  # fmt: skip
+    assert same(found(tmp_path), last) or (writes == 3 and moment == "after" and same(found(tmp_path), new))
+
+
+def test_a_kill_while_old_pieces_are_removed_leaves_the_new_commit(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.keep("a", piece(1))
+    store.commit({})
+    store.drop("a")
+    store.keep("b", piece(2))
+    monkeypatch.setattr(type(tmp_path), "unlink", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        store.commit({})
+    monkeypatch.undo()
+    assert same(found(tmp_path)[1], {"b": piece(2)})
+
+
+def test_what_a_killed_write_left_behind_is_removed_by_the_next_commit(tmp_path):
+    store = Store(tmp_path)
+    store.commit({})
+    (tmp_path / f".point.{os.getpid() + 1}.part.pt").write_bytes(b"half")
+    store.keep("point", piece(1))
+    store.commit({})
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_clear_leaves_nothing_and_can_be_repeated(tmp_path):
+    store = Store(tmp_path / "progress")
+    store.clear()
+    store.keep("a", piece(1))
+    store.commit({})
+    store.clear()
+    store.clear()
+    assert not store.exists and not (tmp_path / "progress").exists()
+    store.commit({"fresh": True})
+    assert found(tmp_path / "progress") == ({"version": 1, "pieces": [], "fresh": True}, {})
+
+
+def test_a_kill_within_clear_leaves_a_run_or_none_but_never_half_of_one(tmp_path, monkeypatch):
+    store = Store(tmp_path / "progress")
+    store.keep("a", piece(1))
+    store.commit({})
+    unlink, calls = type(tmp_path).unlink, []
+
+    def once(path, **options):
+        if calls:
+            raise Killed
+        calls.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", once)
+    with pytest.raises(Killed):
+        store.clear()
+    assert not Store(tmp_path / "progress").exists
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '{"version": 1}', '{"version": 2, "pieces": []}', '{"version": 1, "pieces": 3}', "\xff\x00"]
+)
+def test_a_damaged_journal_is_one_line(tmp_path, text):
+    (tmp_path / JOURNAL).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        Store(tmp_path).read()
+    assert "--resume" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 100, b"half", None])
+def test_a_damaged_or_missing_piece_is_one_line(tmp_path, damage):
+    store = Store(tmp_path)
+    store.keep("a", piece(1))
+    store.commit({})
+    for file in tmp_path.iterdir():
+        if file.name != JOURNAL:
+            file.unlink() if damage is None else file.write_bytes(damage)
+    with pytest.raises(UserError) as error:
+        store.piece("a", CPU)
+    assert "--resume" in str(error.value) and "\n" not in str(error.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("bomb.txt", "w"))
+
+
+def test_code_in_a_piece_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "progress")
+    store.keep("a", piece(1))
+    store.commit({})
+    for file in (tmp_path / "progress").glob("*.pt"):
+        torch.save(Bomb(), file)
+    with pytest.raises(UserError):
+        store.piece("a", CPU)
+    assert not (tmp_path / "bomb.txt").exists()
+
+
+def test_facts_that_are_no_json_leave_the_last_commit(tmp_path):
+    store = Store(tmp_path)
+    store.commit({"seconds": 1})
+    with pytest.raises(ValueError):
+        store.commit({"seconds": float("nan")})
+    assert json.loads((tmp_path / JOURNAL).read_text())["seconds"] == 1

@@ -1,0 +1,283 @@
+"""train.py end to end: what a run leaves behind, what is resumed, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import models.miner
+import opt
+from datasets.image_writer import write_image
+from datasets.samples import planet
+from models import model_file
+from train import main, train
+from utils import UserError, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--input_size", "70", "45", "--patch_size", "16", "--num_epochs", "4", "6", "--val_freq", "2", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv: str) -> dict:
+    return train(*opt.parse([*TINY, *argv]))
+
+
+def refused(capsys, *argv: str) -> str:
+    """The one line on stderr of a call that exits with 2."""
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main(list(argv)))
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def tensors(name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(f"ckpts/{name}/model.safetensors")
+
+
+def same_model(a: str, b: str) -> bool:
+    first, second = tensors(a), tensors(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_leaves_a_model_its_figures_and_curves_and_nothing_else(capsys):
+    result = run("--exp_name", "x", "--log_image")
+    assert capsys.readouterr().out.splitlines()[-1] == f"PSNR : {result['psnr']:.2f} dB"
+    assert sorted(p.name for p in Path("ckpts/x").iterdir()) == ["model.safetensors"]
+    stored = json.loads(Path("logs/x/result.json").read_text())
+    assert stored["psnr"] == result["psnr"] and stored["options"]["n_scales"] == 2
+    assert {"psnr_worst_block", "ssim", "seam", "n_params", "model_bytes", "bits_per_pixel", "ratio_to_raw",
+            "ratio_to_source_file", "levels", "fit_s", "wall_s", "peak_host_bytes", "peak_device_bytes", "engine",
+            "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
+    assert stored["model_bytes"] == Path("ckpts/x/model.safetensors").stat().st_size
+    assert list(Path("logs/x").glob("events.out.tfevents.*"))
+
+
+def test_the_psnr_is_that_of_the_decoded_file_against_the_source():
+    result = run("--exp_name", "x")
+    pyramid, _ = model_file.load("ckpts/x/model.safetensors")
+    truth = planet(45, 70).astype(np.float64) / 255
+    mse = np.mean((pyramid.decode().double().numpy() - truth) ** 2)
+    assert result["psnr"] == pytest.approx(-10 * np.log10(mse), abs=1e-4)
+
+
+def test_the_same_options_give_the_same_model_and_another_seed_another():
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        run("--exp_name", name, "--seed", seed)
+    assert same_model("a", "b") and not same_model("a", "c")
+
+
+def test_how_chunks_are_cut_does_not_change_the_model():
+    run("--exp_name", "whole")
+    run("--exp_name", "cut", "--b_chunks", "3")
+    assert same_model("whole", "cut")
+
+
+@pytest.mark.parametrize("waves", [1, 2, 4])
+def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(waves, monkeypatch):
+    run("--exp_name", "straight", "--b_chunks", "8")
+    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    step, seen = models.miner.Miner.training_step, []
+
+    def die(self, batch, batch_idx):
+        if len(seen) == waves:
+            raise RuntimeError("power is gone")
+        seen.append(1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(models.miner.Miner, "training_step", die)
+    with pytest.raises(RuntimeError, match="power is gone"):
+        run("--exp_name", "broken", "--b_chunks", "8")
+    monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    assert not Path("ckpts/broken/model.safetensors").exists()
+    train(*opt.parse(["--exp_name", "broken", "--resume", "--quiet"]))
+    assert same_model("straight", "broken")
+    assert not Path("ckpts/broken/progress").exists()
+
+
+def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one():
+    run("--exp_name", "straight", "--num_epochs", "60", "--val_freq", "3")
+    driver = (
+        "import models.miner, train, utils, sys; models.miner.SECONDS_BETWEEN_COMMITS = 0;"
+        "utils.run_command(lambda: train.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "killed", "--num_epochs", "60", "--val_freq", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = Path("ckpts/killed/progress/journal.json")
+    while process.poll() is None and not (journal.exists() and "point" in journal.read_text()):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not Path("ckpts/killed/model.safetensors").exists():
+        train(*opt.parse(["--exp_name", "killed", "--resume", "--quiet"]))
+    assert same_model("straight", "killed")
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys):
+    step, seen = models.miner.Miner.training_step, []
+
+    def press(self, batch, batch_idx):
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        seen.append(1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(models.miner.Miner, "training_step", press)
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*TINY, "--exp_name", "x"]))
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
+    monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    main(["--exp_name", "x", "--resume", "--quiet"])
+    run("--exp_name", "straight")
+    assert same_model("x", "straight")
+
+
+def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys):
+    run("--exp_name", "x")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["--exp_name", "x", "--resume"])
+    assert exit_.value.code == 0 and "finished" in capsys.readouterr().out
+    assert "nothing to resume" in refused(capsys, "--exp_name", "y", "--resume")
+
+
+def test_options_that_contradict_the_run_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(models.miner.Miner, "training_step", lambda *_: (_ for _ in ()).throw(RuntimeError))
+    with pytest.raises(RuntimeError):
+        run("--exp_name", "x")
+    capsys.readouterr()
+    line = refused(capsys, "--exp_name", "x", "--resume", "--lr", "0.5", "--n_hidden", "20")
+    assert "--lr" in line and "--n_hidden" not in line
+
+
+def test_starting_over_says_so_and_keeps_the_old_model_until_the_new_one_is_whole(capsys, monkeypatch):
+    run("--exp_name", "x")
+    before = Path("ckpts/x/model.safetensors").read_bytes()
+    step = models.miner.Miner.training_step
+    monkeypatch.setattr(models.miner.Miner, "training_step", lambda *_: (_ for _ in ()).throw(RuntimeError))
+    capsys.readouterr()
+    with pytest.raises(RuntimeError):
+        run("--exp_name", "x", "--seed", "3")
+    assert "starting over" in capsys.readouterr().err
+    assert Path("ckpts/x/model.safetensors").read_bytes() == before
+    monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    run("--exp_name", "x", "--seed", "3")
+    assert Path("ckpts/x/model.safetensors").read_bytes() != before
+
+
+def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys):
+    run("--exp_name", "straight")
+    result = run("--exp_name", "x", "--max_time", "0.0001")
+    assert result["stopped_early"] and np.isfinite(result["psnr"])
+    assert "--resume" in capsys.readouterr().out
+    train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
+    assert same_model("x", "straight")
+
+
+def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(capsys, monkeypatch):
+    run("--exp_name", "x")
+    before = Path("ckpts/x/model.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "ckpts/x/model.safetensors")
+
+    monkeypatch.setattr(model_file, "save_file", full)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*TINY, "--exp_name", "x", "--seed", "5"]))
+    assert exit_.value.code == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert Path("ckpts/x/model.safetensors").read_bytes() == before
+    assert not [p for p in Path("ckpts/x").iterdir() if p.name.endswith(".part.safetensors")]
+
+
+def test_an_unwritable_folder_is_one_line(capsys):
+    Path("ckpts").write_text("a file where a folder should be")
+    assert "ckpts" in refused(capsys, *TINY)
+
+
+def test_plan_trains_nothing(capsys):
+    run("--exp_name", "x", "--plan")
+    out = capsys.readouterr().out
+    assert "parameters" in out and "memory" in out
+    assert not Path("ckpts").exists() and not Path("logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "name"),
+    [
+        (np.full((1, 1, 3), 200, np.uint8), "one.png"),
+        (np.arange(7, dtype=np.uint8).reshape(1, 7, 1) * 30, "row.png"),
+        (np.zeros((37, 23, 3), np.uint8), "black.png"),
+        (np.random.default_rng(0).integers(0, 65536, (19, 31, 4)).astype(np.uint16), "deep.png"),
+        (np.random.default_rng(0).normal(5, 3, (21, 17, 2)).astype(np.float32), "float.npy"),
+        (np.full((9, 9, 1), -3.5), "constant.npy"),
+    ],
+)
+def test_any_image_trains_and_comes_back_in_kind(array, name):
+    if name.endswith(".npy"):
+        np.save(name, array)
+    else:
+        write_image(name, array, {1: "grey", 3: "RGB", 4: "RGBA"}[array.shape[2]])
+    result = train(*opt.parse(["--path", name, "--patch_size", "16", "--num_epochs", "2", "--quiet", "--exp_name", "x"]))
+    json.loads(Path("logs/x/result.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert not np.isnan(result["psnr"])
+
+
+def test_gaussian_pyramids_and_other_optimizers_train():
+    laplacian = run("--exp_name", "a")
+    gaussian = run("--exp_name", "b", "--pyr", "gaussian")
+    yogi = run("--exp_name", "c", "--optimizer", "yogi")
+    assert len({r["psnr"] for r in (laplacian, gaussian, yogi)}) == 3
+    assert all(np.isfinite(r["psnr"]) for r in (gaussian, yogi))
+
+
+def test_target_psnr_sets_the_threshold():
+    assert run("--target_psnr", "30")["options"]["loss_thr"] == pytest.approx(1e-3)
+
+
+def test_bad_input_is_one_line_that_names_it(capsys):
+    Path("text.png").write_text("this is not a picture")
+    Path("empty.png").touch()
+    write_image("whole.png", planet(40, 40), "RGB")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:-200])
+    np.save("nan.npy", np.full((4, 4), np.nan))
+    Path("folder").mkdir()
+    for name in ("missing.png", "text.png", "empty.png", "cut.png", "nan.npy", "folder"):
+        assert name in refused(capsys, "--path", name)
+    for option in ("--patch_size", "--batch_size", "--n_layers", "--val_freq", "--n_hidden", "--n_scales"):
+        assert option in refused(capsys, option, "0")
+    assert "--num_epochs" in refused(capsys, "--n_scales", "3", "--num_epochs", "1", "2")
+    assert "--nonsense" in refused(capsys, "--nonsense")
+    assert "lamb" in refused(capsys, "--optimizer", "lamb")
+    assert not Path("ckpts").exists() and not Path("logs").exists()
+
+
+def test_piped_output_has_no_control_characters():
+    command = [sys.executable, str(ROOT / "train.py"), *TINY[:-1], "--exp_name", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text = done.stdout + done.stderr
+    assert text.isprintable() or all(c.isprintable() or c == "\n" for c in text)
+    assert done.stdout.splitlines()[-1].startswith("PSNR : ")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["level 1", "level 0"]
+
+
+def test_a_user_error_is_what_the_python_function_raises():
+    with pytest.raises(UserError, match=r"missing\.png"):
+        run("--path", "missing.png")
