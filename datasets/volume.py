@@ -20,12 +20,9 @@ def read_volume(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"{path}: no such file: check --path" if not path.exists() else f"{path}: not a file: {ADVICE}")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            if len(loaded.files) != 1:
-                raise UserError(f"{path}: holds {len(loaded.files)} arrays, {', '.join(loaded.files[:5])}: {ADVICE}")
-            loaded = loaded[loaded.files[0]]
-        array = np.asarray(loaded)
+        # Mapped copy-on-write: torch warns of arrays that it may not write.
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
+        array = _only_array(path, loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
     except UserError:
         raise
     # A cut or foreign file reaches the zip reader and the parser of headers, each with errors of its own.
@@ -37,6 +34,13 @@ def read_volume(path: str | Path) -> np.ndarray:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     _refuse_non_finite(path, array)
     return array
+
+
+def _only_array(path: Path, archive: np.lib.npyio.NpzFile) -> np.ndarray:
+    with archive:
+        if len(archive.files) != 1:
+            raise UserError(f"{path}: holds {len(archive.files)} arrays, {', '.join(archive.files[:5])}: {ADVICE}")
+        return archive[archive.files[0]]
 
 
 def _refuse_non_finite(path: Path, array: np.ndarray) -> None:

@@ -49,9 +49,9 @@ def make_source(shape, channels=1, seed=0, dtype=np.uint8):
 
 
 def smooth_source(shape, channels=1):
-    """A source whose left part is constant and whose right part is not, so that some blocks need a network."""
+    """A source whose left part is black and whose right part is not, so that some blocks need a network."""
     axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
-    values = 0.5 + 0.5 * np.sin(sum((7 + 5 * k) * axis for k, axis in enumerate(axes))) * (axes[-1] > 0.4)
+    values = np.sin(sum((7 + 5 * k) * axis for k, axis in enumerate(axes))) ** 2 * (axes[-1] > 0.4)
     array = np.stack([np.uint8(np.rint(255 * values * (k + 1) / channels)) for k in range(channels)], -1)
     return Source(array, Signal.of(array, "grey"))
 

@@ -390,8 +390,7 @@ def _train(
             scale = unit
             for _ in tl.static_range(L - 1 - j):
                 scale *= _KAPPA
-            # Sum of dA * W and dc * b, of which the gradient of a is a multiple.
-            along = 0.0
+            product = _zeros(KS[CHUNKS - 1 + j], NS[CHUNKS - 1 + j])
             for i in tl.static_range(M):
                 if LAYER[i] == j:
                     g = dA[i]
@@ -404,8 +403,7 @@ def _train(
                         v = _load_matrix(second, i, FIRST, ROWS, COLS, KS, NS)
                     else:
                         w, m, v = W[i], Wm[i], Wv[i]
-                    if A_AT[j] >= 0:
-                        along += tl.sum(g * w)
+                    product += g * w
                     w, m, v = _update(w, m, v, g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
                     if i < APART:
                         _store_matrix(rows, w, i, FIRST, ROWS, COLS, KS, NS)
@@ -414,6 +412,9 @@ def _train(
                         new_W, new_Wm, new_Wv = new_W + (W[i],), new_Wm + (Wm[i],), new_Wv + (Wv[i],)
                     else:
                         new_W, new_Wm, new_Wv = new_W + (w,), new_Wm + (m,), new_Wv + (v,)
+            if A_AT[j] >= 0:
+                # The sum of dA * W and dc * b, of which the gradient of a is a multiple.
+                along = tl.sum(product)
             if BIAS[j] >= 0:
                 # All 16 rows of the product with ones are alike.
                 g = tl.sum(dc[j], axis=0) * (1.0 / 16)
@@ -492,8 +493,8 @@ def _evaluate(
             below = _round(_exp2(-u * u, NATIVE), OPERAND, NATIVE)
         z = _affine(L - 1, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
         if SIN:
-            y, _ = _sin_cos(z, True, NATIVE)
-            y *= amplitude
+            sin, _cos = _sin_cos(z, True, NATIVE)
+            y = sin * amplitude
         else:
             y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
         real = (slot < count)[:, None] & (channel < CHANNELS)
@@ -696,7 +697,8 @@ class FusedEngine:
         )
 
     def _plan(self, network: Network, device: torch.device) -> Plan:
-        reason = refusal(network, self.optimizer, device)
+        interpreted = INTERPRETED and device.type == "cpu"
+        reason = _misfit(network, self.optimizer) if interpreted else refusal(network, self.optimizer, device)
         if reason:
             raise UserError(f"--engine fused cannot run: {reason}; use --engine auto")
         return Plan(network)
@@ -704,15 +706,18 @@ class FusedEngine:
 
 def refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
     """Why the fused engine cannot train this network with this optimizer on this device; None if it can."""
+    if device.type != "cuda":
+        return f"it needs a GPU, and this is a {device.type}"
+    if torch.version.hip:
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a GPU of compute capability 8.0 or later"
+    return _misfit(network, optimizer)
+
+
+def _misfit(network: Network, optimizer: str) -> str | None:
     if optimizer not in TORCH:
         return f"it has {' and '.join(TORCH)}, not {optimizer}"
-    if device.type == "cuda":
-        if torch.version.hip:
-            return "it needs an NVIDIA GPU"
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return "it needs a GPU of compute capability 8.0 or later"
-    elif not INTERPRETED:
-        return f"it needs a GPU, and this is a {device.type}"
     weights = Plan(network).weights
     if weights > MOST_WEIGHTS:
         return f"a network of {weights} weights, widths padded, is more than the {MOST_WEIGHTS} that fit on the chip"

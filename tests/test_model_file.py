@@ -1,0 +1,349 @@
+"""The model file: what is saved is what is decoded, and a cut, foreign, newer or hostile file is one line."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from conftest import GRIDS, grid_id, random_box, random_pyramid
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from datasets.grid import Grid
+from models import model_file
+from models.encoding import Encoding
+from models.engine import ReferenceEngine
+from models.model_file import load, save
+from models.pyramid import Pyramid
+from utils import UserError
+
+ABOUT = {"signal": {"dtype": "uint8", "high": 255.0}, "options": {"patch_size": [4, 3], "n_freq": None}, "text": "ü"}
+GRID = Grid((13, 37), (5, 7), 3)
+
+
+def saved(path, grid=GRID, **options):
+    pyramid = random_pyramid(grid, **options)
+    save(path, pyramid, ABOUT)
+    return pyramid
+
+
+def contents(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["miner"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def refused(path):
+    """The line that a file is refused with."""
+    with pytest.raises(UserError) as error:
+        load(path)
+    line = str(error.value)
+    assert "\n" not in line and path.name in line and len(line) < 500
+    return line
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
+@pytest.mark.parametrize("gaussian", [False, True], ids=["laplacian", "gaussian"])
+def test_what_is_loaded_decodes_to_the_same_bits(tmp_path, grid, gaussian):
+    path, generator = tmp_path / "model.safetensors", np.random.default_rng(0)
+    pyramid = saved(path, grid, gaussian=gaussian)
+    found, about = load(path)
+    assert about == ABOUT
+    assert (found.grid, found.encoding, found.channels) == (pyramid.grid, pyramid.encoding, pyramid.channels)
+    assert found.n_params == pyramid.n_params
+    for level in range(grid.n_levels):
+        assert torch.equal(found.decode(level=level), pyramid.decode(level=level))
+        region = random_box(generator, grid.level_box(level).stop)
+        assert torch.equal(found.decode(region, level), pyramid.decode(region, level))
+
+
+@pytest.mark.parametrize("keep", [0, 2], ids=["no network", "every block"])
+@pytest.mark.parametrize("n_freq", [0, 3])
+def test_levels_that_are_empty_or_full_come_back(tmp_path, keep, n_freq):
+    path = tmp_path / "model.safetensors"
+    pyramid = saved(path, keep=keep, n_freq=n_freq, n_layers=1)
+    assert torch.equal(load(path)[0].decode(), pyramid.decode())
+
+
+def test_levels_that_were_never_reached_are_absent(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pyramid = random_pyramid(GRID)
+    del pyramid.levels["0"]
+    save(path, pyramid, {})
+    found, _ = load(path)
+    assert found.level(0) is None and torch.equal(found.decode(), pyramid.decode())
+    save(path, Pyramid(GRID, Encoding(2, 1), 1, ReferenceEngine()), {})
+    assert not load(path)[0].decode().any()
+
+
+def test_a_file_is_about_as_large_as_its_parameters(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pyramid = saved(path, Grid((512, 512), (8, 8), 2))
+    blocks = sum(len(level) for level in pyramid.levels.values())
+    assert path.stat().st_size < pyramid.n_params * 4 + blocks * 12 + 4096
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    for name in ("a.safetensors", "b.safetensors"):
+        saved(tmp_path / name)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, error):
+    path = tmp_path / "model.safetensors"
+    pyramid = saved(path)
+    before = path.read_bytes()
+
+    def half(tensors, temporary, metadata):
+        temporary.write_bytes(before[: len(before) // 2])
+        raise error
+
+    monkeypatch.setattr(model_file, "save_file", half)
+    with pytest.raises(type(error)):
+        save(path, pyramid, ABOUT)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_facts_that_are_no_json_leave_the_old_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pyramid = saved(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        save(path, pyramid, {"psnr": float("inf")})
+    assert path.read_bytes() == before
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    saved(path)
+    whole = path.read_bytes()
+    lengths = {0, 1, 7, 8, 9, 100, len(whole) - 1} | set(np.random.default_rng(0).integers(0, len(whole), 60).tolist())
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        refused(path)
+
+
+def test_a_file_with_a_wrong_byte_is_refused_or_decoded_but_never_a_traceback(tmp_path):
+    path, generator = tmp_path / "model.safetensors", np.random.default_rng(0)
+    saved(path)
+    whole = bytearray(path.read_bytes())
+    header = 8 + struct.unpack("<Q", whole[:8])[0]
+    places = [*range(8), *generator.integers(8, header, 300).tolist(), *generator.integers(header, len(whole), 20).tolist()]
+    for place in places:
+        spoilt = bytearray(whole)
+        spoilt[place] ^= int(generator.integers(1, 256))
+        path.write_bytes(spoilt)
+        try:
+            pyramid, _ = load(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            pyramid.decode()
+
+
+FOREIGN = {
+    "empty": b"",
+    "text": b"not a model at all\n" * 100,
+    "zeros": bytes(1000),
+    "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "endless header": struct.pack("<Q", 2**63) + b"{}",
+    "header that is no json": struct.pack("<Q", 4) + b"abcd",
+    "header that is a list": struct.pack("<Q", 4) + b"[]  ",
+    "deep header": struct.pack("<Q", 200000) + b"[" * 200000,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_safetensors_file_is_refused(tmp_path, name):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(FOREIGN[name])
+    refused(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"miner": "null"}, {"miner": "[1, 2]"}, {"miner": '{"format": "other"}'}])
+def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path, metadata):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(2, 2)}, path, metadata)
+    assert "not a model that train.py wrote" in refused(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, '{"format": "miner", "version": ' + "9" * 5000 + "}"])
+def test_metadata_that_is_no_json_is_refused(tmp_path, text):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(2, 2)}, path, {"miner": text})
+    refused(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no such model file" in refused(tmp_path / "absent.safetensors")
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "folder")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("bomb.txt", "w"))
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.safetensors"
+    torch.save({"rows": Bomb()}, path)
+    refused(path)
+    assert not (tmp_path / "bomb.txt").exists()
+
+
+def edited(tmp_path, edit):
+    """A file like a good one, whose header and tensors `edit` has changed."""
+    path = tmp_path / "model.safetensors"
+    saved(path)
+    header, tensors = contents(path)
+    edit(header, tensors)
+    save_file(tensors, path, {"miner": json.dumps(header)})
+    return path
+
+
+def test_a_file_that_is_written_again_unchanged_is_loaded(tmp_path):
+    load(edited(tmp_path, lambda header, tensors: None))
+
+
+@pytest.mark.parametrize("version", [2, 10**9])
+def test_a_newer_version_is_said(tmp_path, version):
+    path = edited(tmp_path, lambda header, _: header.update(version=version))
+    assert "newer version" in refused(path)
+
+
+@pytest.mark.parametrize("version", [None, "1", 1.5, [], -1, 0])
+def test_a_version_that_never_was_is_refused(tmp_path, version):
+    refused(edited(tmp_path, lambda header, _: header.update(version=version)))
+
+
+NUMBERS = [None, "3", 3.0, 2.5, -1, 0, True, [], {}, 2**40, 2**62, 10**30, float("nan"), float("inf")]
+PLACES = ["grid shape", "grid patch", "grid n_levels", "channels", "n_in", "n_hidden", "n_layers", "n_out"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", NUMBERS, ids=repr)
+def test_an_impossible_number_in_the_header_is_refused(tmp_path, place, value):
+    def edit(header, _):
+        if place in ("grid shape", "grid patch"):
+            header["grid"][place[5:]][1] = value
+        elif place == "grid n_levels":
+            header["grid"]["n_levels"] = value
+        elif place == "channels":
+            header["channels"] = value
+        else:
+            header["levels"]["0"][place] = value
+
+    refused(edited(tmp_path, edit))
+
+
+@pytest.mark.parametrize("value", [None, "1", 1.0, -1, True, [], 2**40, 10**30, float("nan")], ids=repr)
+def test_an_impossible_number_of_frequencies_is_refused(tmp_path, value):
+    refused(edited(tmp_path, lambda header, _: header["encoding"].update(n_freq=value)))
+
+
+@pytest.mark.parametrize("part", ["grid", "encoding", "channels", "levels", "about"])
+@pytest.mark.parametrize("value", ["absent", None, 3, "text", [], [1, 2, 3]], ids=repr)
+def test_a_part_of_the_header_that_is_missing_or_of_another_type_is_refused(tmp_path, part, value):
+    def edit(header, _):
+        header.pop(part) if value == "absent" else header.update({part: value})
+
+    if part == "channels" and value == 3:
+        pytest.skip("a number is what channels are")
+    refused(edited(tmp_path, edit))
+
+
+HEADERS = {
+    "one axis": lambda h: h["grid"].update(shape=[13], patch=[5]),
+    "four axes": lambda h: h["grid"].update(shape=[1, 2, 3, 4], patch=[1, 1, 1, 1]),
+    "axes that do not match": lambda h: h["grid"].update(patch=[5, 7, 3]),
+    "no shape": lambda h: h["grid"].pop("shape"),
+    "more cells than there are": lambda h: h["grid"].update(shape=[2**39, 2**39]),
+    "a huge patch": lambda h: h["grid"].update(patch=[2**39, 2**39]),
+    "dimensions that do not match": lambda h: h["encoding"].update(n_freq=2),
+    "a level that is not there": lambda h: h["levels"].update({"3": h["levels"]["0"]}),
+    "a negative level": lambda h: h["levels"].update({"-1": h["levels"]["0"]}),
+    "a level called 00": lambda h: h["levels"].update({"00": h["levels"]["0"]}),
+    "a level that is no number": lambda h: h["levels"].update({"a.b": h["levels"]["0"]}),
+    "another output": lambda h: h["levels"]["0"].update(output="eval"),
+    "an output of another type": lambda h: h["levels"]["0"].update(output=["sin"]),
+    "a number too many": lambda h: h["levels"]["0"].update(more=1),
+    "a number too few": lambda h: h["levels"]["0"].pop("n_out"),
+    "a level that is a list": lambda h: h["levels"].update({"0": [1, 2]}),
+    "wider networks than there are": lambda h: h["levels"]["0"].update(n_hidden=6),
+    "deeper networks than there are": lambda h: h["levels"]["0"].update(n_layers=3),
+    "channels that do not match": lambda h: h.update(channels=1),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_contradicts_itself_or_the_rows_is_refused(tmp_path, name):
+    refused(edited(tmp_path, lambda header, _: HEADERS[name](header)))
+
+
+def spoil(tensors, key, function):
+    tensors[key] = function(tensors[key]).contiguous()
+
+
+TENSORS = {
+    "no rows": lambda t: t.pop("0.rows"),
+    "no blocks": lambda t: t.pop("0.blocks"),
+    "no amplitude": lambda t: t.pop("0.amplitude"),
+    "fewer rows": lambda t: spoil(t, "0.rows", lambda x: x[1:]),
+    "narrower rows": lambda t: spoil(t, "0.rows", lambda x: x[:, 1:]),
+    "flat rows": lambda t: spoil(t, "0.rows", lambda x: x.flatten()),
+    "a scalar for rows": lambda t: spoil(t, "0.rows", lambda x: x[0, 0]),
+    "double rows": lambda t: spoil(t, "0.rows", lambda x: x.double()),
+    "half rows": lambda t: spoil(t, "0.rows", lambda x: x.half()),
+    "integer rows": lambda t: spoil(t, "0.rows", lambda x: x.int()),
+    "NaN rows": lambda t: spoil(t, "0.rows", lambda x: x * torch.nan),
+    "an infinite row": lambda t: spoil(t, "0.rows", lambda x: torch.cat([x[:-1], x[-1:] * torch.inf])),
+    "more amplitudes": lambda t: spoil(t, "0.amplitude", lambda x: torch.cat([x, x])),
+    "wide amplitudes": lambda t: spoil(t, "0.amplitude", lambda x: x[:, None]),
+    "half amplitudes": lambda t: spoil(t, "0.amplitude", lambda x: x.half()),
+    "NaN amplitudes": lambda t: spoil(t, "0.amplitude", lambda x: x * torch.nan),
+    "float blocks": lambda t: spoil(t, "0.blocks", lambda x: x.float()),
+    "short blocks": lambda t: spoil(t, "0.blocks", lambda x: x.int()),
+    "a scalar for blocks": lambda t: spoil(t, "0.blocks", lambda x: x[0]),
+    "unsorted blocks": lambda t: spoil(t, "0.blocks", lambda x: x.flip(0)),
+    "a block twice": lambda t: spoil(t, "0.blocks", lambda x: torch.cat([x[:1], x[:-1]])),
+    "a negative block": lambda t: spoil(t, "0.blocks", lambda x: torch.cat([x[:1] * 0 - 1, x[1:]])),
+    "a block beyond the level": lambda t: spoil(t, "0.blocks", lambda x: torch.cat([x[:-1], x[:1] * 0 + 18])),
+    "a block beyond everything": lambda t: spoil(t, "0.blocks", lambda x: torch.cat([x[:-1], x[:1] * 0 + 2**62])),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_contradict_the_header_are_refused(tmp_path, name):
+    refused(edited(tmp_path, lambda _, tensors: TENSORS[name](tensors)))
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_blocks_and_amplitudes_in_a_table_are_refused(tmp_path, columns):
+    def edit(_, tensors):
+        for key in ("0.blocks", "0.amplitude"):
+            spoil(tensors, key, lambda x: torch.stack([x + n for n in range(columns)], 1))
+
+    refused(edited(tmp_path, edit))
+
+
+def test_a_hostile_header_costs_no_memory(tmp_path, monkeypatch):
+    """A patch and frequencies whose features would fill 17 GB: refused before they are made."""
+
+    def edit(header, tensors):
+        header["grid"]["patch"] = [2**12, 2**12]
+        header["encoding"]["n_freq"] = 64
+        header["levels"] = {}
+        tensors.clear()
+        tensors["x"] = torch.zeros(1)
+
+    path = edited(tmp_path, edit)
+
+    def never(*_):
+        pytest.fail("the features were made")
+
+    monkeypatch.setattr(Encoding, "__call__", never)
+    refused(path)

@@ -1,0 +1,139 @@
+"""reconstruct.py: pictures, surfaces and arrays come back from a model, whole or by region, at any level."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+import opt
+from datasets.image import read_image
+from datasets.image_writer import write_image
+from datasets.occupancy import write_occupancy
+from models import model_file
+from preprocess_mesh import preprocess_mesh
+from reconstruct import main
+from train import train
+from utils import run_command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Models of an image, a sphere, a volume and an empty grid."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        rng = np.random.default_rng(0)
+        write_image("deep.png", rng.integers(0, 65536, (37, 53, 3)).astype(np.uint16), "RGB")
+        np.save("volume.npy", rng.normal(3, 2, (9, 21, 14, 2)).astype(np.float32))
+        trimesh.creation.icosphere(4, 3.0).apply_translation((5, -2, 1)).export("ball.stl")
+        preprocess_mesh("ball.stl", 32)
+        with write_occupancy("empty.npy", (9, 8, 7), ((0, 0, 0), (7, 8, 9))) as write:
+            write(np.zeros((9, 8, 7), bool))
+        common = ["--patch_size", "8", "--batch_size", "64", "--quiet"]
+        runs = {
+            "image": ["--path", "deep.png", "--num_epochs", "2", "2"],
+            "ball": ["--task", "mesh", "--path", "occupancy/ball_32.npy", "--num_epochs", "20", "40"],
+            "volume": ["--task", "volume", "--path", "volume.npy", "--num_epochs", "2", "2"],
+            "empty": ["--task", "mesh", "--path", "empty.npy", "--num_epochs", "2"],
+        }
+        for name, argv in runs.items():
+            train(*opt.parse([*common, *argv, "--exp_name", name]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def model(name: str) -> str:
+    return f"ckpts/{name}/model.safetensors"
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "npy"])
+def test_an_image_comes_back_with_its_size_channels_and_depth(ending):
+    main([model("image"), "--out", f"back.{ending}"])
+    array, mode = read_image(f"back.{ending}")
+    assert array.shape == (37, 53, 3) and array.dtype == np.uint16 and mode == "RGB"
+    pyramid, _ = model_file.load(model("image"))
+    assert np.array_equal(array, np.rint(pyramid.decode().double().numpy() * 65535))
+
+
+@pytest.mark.parametrize("region", [(0, 0, 53, 37), (5, 3, 1, 1), (40, 30, 13, 7), (7, 8, 20, 11)])
+def test_a_region_is_the_crop_of_the_whole(region):
+    main([model("image"), "--out", "whole.png"])
+    main([model("image"), "--out", "part.png", "--region", *map(str, region)])
+    x, y, w, h = region
+    assert np.array_equal(read_image("part.png")[0], read_image("whole.png")[0][y : y + h, x : x + w])
+
+
+def test_a_coarser_level_has_half_the_size():
+    main([model("image"), "--out", "half.png", "--level", "1"])
+    assert read_image("half.png")[0].shape == (19, 27, 3)
+
+
+@pytest.mark.parametrize("ending", ["ply", "obj", "stl", "glb"])
+def test_a_sphere_comes_back_closed_outward_and_in_place(ending):
+    main([model("ball"), "--out", f"ball_back.{ending}"])
+    mesh = trimesh.load(f"ball_back.{ending}", force="mesh")
+    cell = 6 / 30
+    radius = np.linalg.norm(mesh.vertices - (5, -2, 1), axis=1)
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
+    assert abs(radius.mean() - 3) < cell / 2 and np.abs(radius - 3).max() < cell
+
+
+def test_a_coarser_level_of_a_shape_stays_in_place():
+    main([model("ball"), "--out", "coarse.ply", "--level", "1"])
+    mesh = trimesh.load("coarse.ply")
+    assert np.allclose(mesh.bounds.mean(0), (5, -2, 1), atol=0.2)
+    assert np.allclose(np.ptp(mesh.bounds, axis=0), 6, atol=0.4)
+
+
+def test_a_region_of_a_shape_is_closed_and_lies_in_it():
+    main([model("ball"), "--out", "part.ply", "--region", "0", "0", "0", "16", "32", "32"])
+    mesh = trimesh.load("part.ply")
+    assert mesh.is_watertight and mesh.bounds[1][0] < 5.15
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 27 / 2, rel=0.05)
+
+
+def test_the_grid_of_a_shape_comes_back_as_bool():
+    main([model("ball"), "--out", "grid.npy"])
+    grid = np.load("grid.npy")
+    assert grid.dtype == bool and grid.shape == (32, 32, 32)
+    main([model("ball"), "--out", "part.npy", "--region", "3", "4", "5", "6", "7", "8"])
+    assert np.array_equal(np.load("part.npy"), grid[5:13, 4:11, 3:9])
+
+
+def test_a_volume_comes_back_with_its_shape_and_dtype():
+    main([model("volume"), "--out", "v.npy"])
+    back = np.load("v.npy")
+    assert back.shape == (9, 21, 14, 2) and back.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["missing.safetensors", "--out", "x.png"], "missing.safetensors"),
+        ([model("image"), "--out", "x.ply"], "--out"),
+        ([model("image"), "--out", "x"], "--out"),
+        ([model("ball"), "--out", "x.png"], "--out"),
+        ([model("image"), "--out", "x.png", "--level", "2"], "--level"),
+        ([model("image"), "--out", "x.png", "--region", "0", "0", "54", "1"], "--region"),
+        ([model("image"), "--out", "x.png", "--region", "0", "0", "1"], "--region"),
+        ([model("image"), "--out", "x.png", "--region", "0", "-1", "1", "1"], "--region"),
+        ([model("ball"), "--out", "x.ply", "--threshold", "1.5"], "--threshold"),
+        ([model("empty"), "--out", "x.ply"], "empty"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(argv, named, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main(argv))
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2 and named in err and err.count("\n") == 1
+    assert not list(Path().glob("x.*")) and not Path("x").exists()
+
+
+def test_an_empty_grid_gives_a_model_without_networks():
+    pyramid, _ = model_file.load(model("empty"))
+    assert pyramid.n_params == 0 and pyramid.decode().sum() == 0

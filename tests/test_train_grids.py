@@ -1,0 +1,104 @@
+"""train.py on occupancy grids and volumes: the same path as images, with IoU and a surface."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+import opt
+from preprocess_mesh import preprocess_mesh
+from train import main, train
+from utils import run_command
+
+QUICK = ["--patch_size", "8", "--num_epochs", "30", "40", "--batch_size", "64", "--quiet", "--exp_name", "x"]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*argv: str) -> dict:
+    return train(*opt.parse([*QUICK, *argv]))
+
+
+def test_a_ball_is_fitted_and_measured_against_its_mesh(capsys):
+    trimesh.creation.icosphere(4).export("ball.ply")
+    preprocess_mesh("ball.ply", 32)
+    capsys.readouterr()
+    result = run("--task", "mesh", "--path", "occupancy/ball_32.npy", "--log_image")
+    assert capsys.readouterr().out.splitlines()[-1] == f"IoU : {result['iou']:.6f}"
+    assert result["iou"] > 0.99 and result["chamfer"] < 0.01 and result["normal_consistency"] > 0.8
+    assert result["options"]["loss_thr"] == 5e-3 and "bits_per_voxel" in result
+
+
+def test_the_input_size_must_match_the_grid(capsys):
+    np.save("grid.npy", np.ones((4, 5, 6), bool))
+    run("--task", "mesh", "--path", "grid.npy", "--input_size", "6", "5", "4", "--num_epochs", "1")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*QUICK, "--task", "mesh", "--path", "grid.npy", "--input_size", "4"]))
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2 and "--input_size" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_plain_grids_of_any_shape_work(dtype):
+    z, y, x = np.ogrid[:21, :13, :30]
+    grid = (z - 10) ** 2 / 64 + (y - 6) ** 2 / 25 + (x - 14) ** 2 / 100 < 1
+    np.save("grid.npy", grid.astype(dtype))
+    assert run("--task", "mesh", "--path", "grid.npy")["iou"] > 0.97
+
+
+def test_an_empty_grid_says_so_and_is_json(capsys):
+    np.save("grid.npy", np.zeros((9, 9, 9), bool))
+    run("--task", "mesh", "--path", "grid.npy")
+    out = capsys.readouterr().out.splitlines()
+    assert "empty" in out[-1] and "no block needed a network" in out[-2]
+    assert json.loads(Path("logs/x/result.json").read_text())["iou"] is None
+
+
+def test_a_full_grid_is_fitted():
+    np.save("grid.npy", np.ones((9, 9, 9), bool))
+    assert run("--task", "mesh", "--path", "grid.npy")["iou"] == 1
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, ()), (np.int16, ()), (np.float64, (2,))])
+def test_volumes_of_any_dtype_are_fitted(ending, dtype, channels, capsys):
+    z, y, x = np.ogrid[:12, :10, :17]
+    values = (np.sin(z / 5) + np.cos(y / 4) + x / 9) * 40 + 100
+    values = np.broadcast_to(values[(..., *[None] * len(channels))], (12, 10, 17, *channels)).astype(dtype)
+    np.save("v.npy", values) if ending == "npy" else np.savez("v.npz", values)
+    result = run("--task", "volume", "--path", f"v.{ending}")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("PSNR : ")
+    assert result["psnr"] > 25
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("missing.npy", lambda: None),
+        ("flat.npy", lambda: np.save("flat.npy", np.ones((3, 3)))),
+        ("two.npz", lambda: np.savez("two.npz", a=np.ones((2, 2, 2)), b=np.ones((2, 2, 2)))),
+        ("nan.npy", lambda: np.save("nan.npy", np.full((2, 2, 2), np.nan))),
+        ("text.npy", lambda: Path("text.npy").write_text("no numbers")),
+        ("empty.npy", lambda: Path("empty.npy").touch()),
+    ],
+)
+@pytest.mark.parametrize("task", ["mesh", "volume"])
+def test_bad_grids_are_one_line(name, make, task, capsys):
+    make()
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*QUICK, "--task", task, "--path", name]))
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2 and name in err and err.count("\n") == 1
+    assert not Path("ckpts").exists()
+
+
+def test_a_task_without_a_file_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run_command(lambda: main(["--task", "mesh"]))
+    assert "--path" in capsys.readouterr().err
