@@ -22,8 +22,8 @@ class Layer(NamedTuple):
     a: Tensor | None  # [n, 1], the activation's width or frequency; None where the activation has none
 
 
-# How much smaller the output layer starts, so that a block begins near "no residual". Measured on moon1k.png against 1:
-# 0.15 dB better at each of three levels, two seeds.
+# How much smaller the output layer starts, so that a block begins near "no residual". Measured on a 1024x512
+# Moon, two seeds: 42.7 dB, and 42.5 dB with 1.
 OUTPUT_START = 0.3
 
 

@@ -10,7 +10,9 @@ from datasets.grid import Grid
 from models.encoding import Encoding, directions
 
 
-@pytest.mark.parametrize(("ndim", "n_freq", "width"), [(2, 0, 2), (3, 0, 3), (2, 1, 4), (2, 4, 16), (3, 1, 42), (3, 5, 210)])
+@pytest.mark.parametrize(
+    ("ndim", "n_freq", "width"), [(2, 0, 2), (3, 0, 3), (2, 1, 4), (2, 4, 16), (3, 1, 42), (3, 5, 210)]
+)
 def test_width_is_the_number_of_features(ndim, n_freq, width):
     encoding = Encoding(ndim, n_freq)
     assert encoding.width == width

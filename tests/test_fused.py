@@ -58,8 +58,8 @@ LARGE = [
 MATRIX = [*SMALL, *(LARGE if GPU else [])]
 
 # Largest error of a part of a row, relative to that part (see `worst`). Measured on an H200 over the whole matrix:
-MEASURED = {}
-TOLERANCE = {"float32": 1e-4, "tf32": 0.05, "bfloat16": 0.2}
+TOLERANCE = {"float32": 1e-5, "tf32": 0.05, "bfloat16": 0.2}
+FIVE_STEPS = {"radam": 1e-3, "adam": 0.1}
 
 
 def named(case) -> str:
@@ -99,16 +99,21 @@ def problem(network: Network, n: int, p: int, batch: int, kinds: int, steps: int
     return inputs.to(DEVICE), blocks, Round(cells, [3e-2] * steps, 3e-2), [cells.to(DEVICE) for cells in real]
 
 
-def worst(network: Network, found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest error over blocks and parts of a row (w, b, a of each layer): its norm against the part's own.
+def worst(network: Network, found: torch.Tensor, expected: torch.Tensor, rows: torch.Tensor) -> float:
+    """The largest error of a gradient, or of what is proportional to one, over blocks and parts of a row.
 
-    A hundredth of the mean part counts as present in each, as a part may vanish by cancellation.
+    A part's error is measured against its own norm. The gradients of b and a are sums that may cancel, so theirs is
+    measured against the terms as well, which the gradient of the layer's w gives the size of.
     """
-    sizes = [size for size in network.sizes if size]
-    error = torch.stack([part.norm(dim=1) for part in (found - expected).split(sizes, dim=1)])
-    scale = torch.stack([part.norm(dim=1) for part in expected.split(sizes, dim=1)])
-    relative = error / (scale + 0.01 * scale.mean(0) + 1e-30)
-    return torch.inf if relative.isnan().any() else relative.max().item()
+    errors = []
+    parts = zip(*(network.unpack(x) for x in (found - expected, expected, rows)), strict=True)
+    for error, size, layer in parts:
+        w, b, a = (None if x is None else x.flatten(1).norm(dim=1) for x in size)
+        errors += [error.w.flatten(1).norm(dim=1) / w, error.b.norm(dim=1) / (b + 0.1 * w)]
+        if a is not None:
+            errors.append(error.a.norm(dim=1) / (a + w * layer.w.flatten(1).norm(dim=1) / layer.a[:, 0].abs()))
+    errors = torch.stack(errors)
+    return torch.inf if errors.isnan().any() else errors.max().item()
 
 
 def state(blocks: Blocks) -> dict:
@@ -135,11 +140,13 @@ def test_first_step_gives_every_gradient(case, precision):
     before = blocks.rows.clone()
     found = FusedEngine("radam", precision).train(network, inputs, blocks, round_)
     expected = ReferenceEngine("radam").train(network, inputs, blocks, round_)
-    error = worst(network, state(found)["exp_avg"], state(expected)["exp_avg"])
+    error = max(
+        worst(network, found.rows - before, expected.rows - before, before),
+        worst(network, state(found)["exp_avg"], state(expected)["exp_avg"], before),
+        worst(network, state(found)["exp_avg_sq"].sqrt(), state(expected)["exp_avg_sq"].sqrt(), before),
+    )
     print(f"gradient {precision} {error:.1e}")
     assert error < TOLERANCE[precision]
-    assert worst(network, state(found)["exp_avg_sq"], state(expected)["exp_avg_sq"]) < 3 * TOLERANCE[precision]
-    assert worst(network, found.rows - before, expected.rows - before) < TOLERANCE[precision] + 1e-3
     assert blocks.rows.equal(before)
 
 
@@ -163,16 +170,22 @@ def test_errors_and_predictions(case, precision):
 
 
 @here
-@pytest.mark.parametrize("case", MATRIX if GPU else MATRIX[:2], ids=named)
-def test_five_steps(case):
+@pytest.mark.parametrize("optimizer", ["radam", "adam"])
+@pytest.mark.parametrize("case", MATRIX if GPU else MATRIX[:3], ids=named)
+def test_five_steps(case, optimizer):
+    # Adam's first steps are all of one size, so a gradient that is next to nothing may send it either way.
     network = case[0]
     inputs, blocks, round_, _ = problem(*case, steps=5)
-    found = FusedEngine("radam", "float32").train(network, inputs, blocks, round_)
-    expected = ReferenceEngine("radam").train(network, inputs, blocks, round_)
-    errors = [worst(network, state(found)[name], state(expected)[name]) for name in ("exp_avg", "exp_avg_sq")]
-    print(f"five steps {worst(network, found.rows, expected.rows):.1e} {max(errors):.1e}")
-    assert worst(network, found.rows, expected.rows) < 1e-4
-    assert max(errors) < 1e-2
+    found = FusedEngine(optimizer, "float32").train(network, inputs, blocks, round_)
+    expected = ReferenceEngine(optimizer).train(network, inputs, blocks, round_)
+    rows = (found.rows - expected.rows).norm(dim=1) / (expected.rows - blocks.rows).norm(dim=1)
+    error = max(
+        worst(network, state(found)["exp_avg"], state(expected)["exp_avg"], blocks.rows),
+        worst(network, state(found)["exp_avg_sq"].sqrt(), state(expected)["exp_avg_sq"].sqrt(), blocks.rows),
+    )
+    print(f"five {optimizer} {rows.max():.1e} {error:.1e}")
+    assert rows.max() < FIVE_STEPS[optimizer]
+    assert error < FIVE_STEPS[optimizer]
 
 
 @here
@@ -188,8 +201,8 @@ def test_optimizer_carries_on_where_the_other_engine_stopped(optimizer):
         found = engine.train(network, inputs, found, round_)
     assert state(found)["step"] == state(expected)["step"] == 12
     assert found.moments["param_groups"] == expected.moments["param_groups"]
-    assert worst(network, found.rows, expected.rows) < 1e-4
-    assert worst(network, state(found)["exp_avg_sq"], state(expected)["exp_avg_sq"]) < 1e-4
+    assert worst(network, found.rows, expected.rows, blocks.rows) < 1e-4
+    assert worst(network, state(found)["exp_avg_sq"], state(expected)["exp_avg_sq"], blocks.rows) < 1e-4
     assert state(found.select(torch.tensor([1], device=DEVICE)))["exp_avg"].shape == (1, network.row_size)
 
 

@@ -39,7 +39,14 @@ def test_a_level_has_ceil_n_over_2_to_the_j_cells_in_ceil_blocks(grid):
 
 @pytest.mark.parametrize(
     ("shape", "patch", "n_levels"),
-    [((0, 1), (1, 1), 1), ((1, 1), (1, 0), 1), ((1, 1), (1, 1), 0), ((1,), (1,), 1), ((1, 1), (1,), 1), ((1,) * 4, (1,) * 4, 1)],
+    [
+        ((0, 1), (1, 1), 1),
+        ((1, 1), (1, 0), 1),
+        ((1, 1), (1, 1), 0),
+        ((1,), (1,), 1),
+        ((1, 1), (1,), 1),
+        ((1,) * 4, (1,) * 4, 1),
+    ],
 )
 def test_a_grid_without_cells_or_of_other_than_2_or_3_axes_is_refused(shape, patch, n_levels):
     with pytest.raises(ValueError):

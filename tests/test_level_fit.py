@@ -145,7 +145,9 @@ def test_networks_that_are_worse_than_none_are_left_out(grid):
     networks, report = fit.finish()
     assert networks.blocks.tolist() == fit.target.blocks[kept].tolist()
     assert not set(networks.blocks.tolist()) & set(worse.tolist())
-    assert torch.equal(networks.rows, fit.target.rows[kept]) and torch.equal(networks.amplitude, fit.target.amplitude[kept])
+    assert torch.equal(networks.rows, fit.target.rows[kept]) and torch.equal(
+        networks.amplitude, fit.target.amplitude[kept]
+    )
     assert (fit.errors <= fit.energy).all()
     assert report.active == len(kept)
 

@@ -50,7 +50,9 @@ def seam_by_brute_force(error, patch):
     return np.mean(border) / np.mean(inside)
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((4, 2), (2, 1)), ((9, 13), (4, 5)), ((13, 9), (3, 32)), ((5, 6, 7), (2, 3, 4))])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((4, 2), (2, 1)), ((9, 13), (4, 5)), ((13, 9), (3, 32)), ((5, 6, 7), (2, 3, 4))]
+)
 def test_seams_are_steps_across_borders_against_steps_inside(shape, patch):
     error = level_cells(shape, 2).double() - 0.5
     seams = Seams(patch)
@@ -87,7 +89,11 @@ def ssim_by_brute_force(x, y):
             for c in range(x.shape[2]):
                 a, b = (image[top : top + 11, left : left + 11, c] for image in (x, y))
                 ma, mb = (window * a).sum(), (window * b).sum()
-                va, vb, cov = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum(), (window * (a - ma) * (b - mb)).sum()
+                va, vb, cov = (
+                    (window * (a - ma) ** 2).sum(),
+                    (window * (b - mb) ** 2).sum(),
+                    (window * (a - ma) * (b - mb)).sum(),
+                )
                 values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
     return np.array(values)
 

@@ -130,7 +130,11 @@ def test_a_file_with_a_wrong_byte_is_refused_or_decoded_but_never_a_traceback(tm
     saved(path)
     whole = bytearray(path.read_bytes())
     header = 8 + struct.unpack("<Q", whole[:8])[0]
-    places = [*range(8), *generator.integers(8, header, 300).tolist(), *generator.integers(header, len(whole), 20).tolist()]
+    places = [
+        *range(8),
+        *generator.integers(8, header, 300).tolist(),
+        *generator.integers(header, len(whole), 20).tolist(),
+    ]
     for place in places:
         spoilt = bytearray(whole)
         spoilt[place] ^= int(generator.integers(1, 256))
@@ -162,14 +166,18 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, name):
     refused(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"miner": "null"}, {"miner": "[1, 2]"}, {"miner": '{"format": "other"}'}])
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"format": "pt"}, {"miner": "null"}, {"miner": "[1, 2]"}, {"miner": '{"format": "other"}'}]
+)
 def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path, metadata):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(2, 2)}, path, metadata)
     assert "not a model that train.py wrote" in refused(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "nonsense", "[" * 100_000, '{"format": "miner", "version": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "nonsense", "[" * 100_000, '{"format": "miner", "version": ' + "9" * 5000 + "}"]
+)
 def test_metadata_that_is_no_json_is_refused(tmp_path, text):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(2, 2)}, path, {"miner": text})
@@ -238,6 +246,13 @@ def test_an_impossible_number_in_the_header_is_refused(tmp_path, place, value):
             header["levels"]["0"][place] = value
 
     refused(edited(tmp_path, edit))
+
+
+@pytest.mark.parametrize("place", ["n_in", "n_hidden", "n_layers", "n_out"])
+def test_a_right_number_of_the_wrong_type_is_refused(tmp_path, place):
+    refused(
+        edited(tmp_path, lambda header, _: header["levels"]["0"].update({place: float(header["levels"]["0"][place])}))
+    )
 
 
 @pytest.mark.parametrize("value", [None, "1", 1.0, -1, True, [], 2**40, 10**30, float("nan")], ids=repr)

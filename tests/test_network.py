@@ -8,7 +8,12 @@ import torch
 from models.encoding import Encoding
 from models.network import OUTPUT_START, Network
 
-NETWORKS = [Network(1, 1, 1, 1, "sin"), Network(5, 7, 1, 2, "sigmoid"), Network(2, 3, 2, 1, "sigmoid"), Network(6, 5, 4, 3, "sin")]
+NETWORKS = [
+    Network(1, 1, 1, 1, "sin"),
+    Network(5, 7, 1, 2, "sigmoid"),
+    Network(2, 3, 2, 1, "sigmoid"),
+    Network(6, 5, 4, 3, "sin"),
+]
 networks = pytest.mark.parametrize("network", NETWORKS, ids=str)
 
 

@@ -66,7 +66,8 @@ def test_a_command_without_its_backslash_is_refused_and_not_guessed():
 
 OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_scales 3 --batch_size 7 --no-use_pe
     --n_layers 2 --n_hidden 9 --a 0.2 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
-    --pyr gaussian --b_chunks 5 --engine reference --seed 11 --exp_name x --max_time 1:02:03 --log_image --quiet --plan"""
+    --pyr gaussian --b_chunks 5 --engine reference --seed 11 --exp_name x --max_time 1:02:03 --log_image
+    --quiet --plan"""
 
 
 def test_every_option_is_read():
@@ -74,8 +75,8 @@ def test_every_option_is_read():
     assert o == Options(
         task="image", path="a.png", input_size=(64, 32), patch_size=(8, 4), n_scales=3, batch_size=7, use_pe=False,
         n_layers=2, n_hidden=9, a=0.2, num_epochs=(1, 2, 3), lr=0.01, optimizer="yogi", target_psnr=38.5, val_freq=3,
-        pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True, quiet=True,
-        plan=True,
+        pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True,
+        quiet=True, plan=True,
     )  # fmt: skip
 
 
@@ -94,10 +95,11 @@ def test_positional_encoding_is_on_unless_it_is_switched_off():
     assert parse("").use_pe and parse("--use_pe").use_pe and not parse("--no-use_pe").use_pe
 
 
+COUNTS = ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales", "val_freq", "num_epochs")
+AMOUNTS = ("lr", "a", "loss_thr", "target_psnr")
 BAD = [
-    *[(f"--{name} {value}", name) for name in ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales",
-      "val_freq", "num_epochs") for value in ("0", "-3", "x", "1.5", "")],
-    *[(f"--{name} {value}", name) for name in ("lr", "a", "loss_thr", "target_psnr") for value in ("0", "-1", "nan", "inf", "x", "")],
+    *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
+    *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
     *[(f"--max_time {value}", "max_time") for value in ("0", "nan", "inf", "x", "1:2:3:4", "1:-5", ":", "-1")],
     *[(f"--n_freq {value}", "n_freq") for value in ("0", "-1", "25", "x")],
     *[(f"--b_chunks {value}", "b_chunks") for value in ("0", "1", "-2", "x")],
@@ -137,7 +139,9 @@ def test_a_name_of_a_run_may_be_any_folder_name(name):
     assert opt.parse([f"--exp_name={name}"])[0].exp_name == name
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5", 1.5), ("2:30", 150), ("1:00:00", 3600), ("0:0:7.5", 7.5)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5", 1.5), ("2:30", 150), ("1:00:00", 3600), ("0:0:7.5", 7.5)]
+)
 def test_a_time_is_seconds_or_hours_minutes_and_seconds(text, seconds):
     assert parse(f"--max_time {text}").max_time == seconds
 
@@ -164,11 +168,17 @@ def test_scales_come_from_the_size_and_epochs_from_the_scales(text, shape, n_sca
 @pytest.mark.parametrize(
     ("text", "shape", "n_freq"),
     [
-        ("", (64, 64), 4), ("--patch_size 32", (64, 64), 4), ("--patch_size 16", (64, 64), 3), ("--patch_size 25", (64, 64), 4),
-        ("--patch_size 1", (64, 64), 1), ("--patch_size 64 8", (64, 64), 5), ("--n_freq 7", (64, 64), 7),
-        ("--no-use_pe", (64, 64), None), ("--task mesh --path a", (64,) * 3, 5),
+        ("", (64, 64), 4),
+        ("--patch_size 32", (64, 64), 4),
+        ("--patch_size 16", (64, 64), 3),
+        ("--patch_size 25", (64, 64), 4),
+        ("--patch_size 1", (64, 64), 1),
+        ("--patch_size 64 8", (64, 64), 5),
+        ("--n_freq 7", (64, 64), 7),
+        ("--no-use_pe", (64, 64), None),
+        ("--task mesh --path a", (64,) * 3, 5),
     ],
-)  # fmt: skip
+)
 def test_frequencies_come_from_the_patch(text, shape, n_freq):
     assert opt.settle(parse(text), shape).n_freq == n_freq
 
@@ -197,14 +207,17 @@ def test_a_target_psnr_sets_the_threshold():
     assert opt.settle(parse("--target_psnr 43"), (64, 64)).loss_thr == pytest.approx(10**-4.3)
 
 
-@pytest.mark.parametrize(("text", "shape", "flag"), [("--n_scales 9", (64, 64), "n_scales"), ("--patch_size 2000", (64, 64), "patch_size")])
+@pytest.mark.parametrize(
+    ("text", "shape", "flag"), [("--n_scales 9", (64, 64), "n_scales"), ("--patch_size 2000", (64, 64), "patch_size")]
+)
 def test_what_does_not_fit_the_input_is_refused(text, shape, flag):
     with pytest.raises(UserError, match=f"--{flag}"):
         opt.settle(parse(text), shape)
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [(None, "sample"), ("images/pluto.png", "pluto"), ("a b/ü c.tar.gz", "ü_c.tar"), ("x/.hidden", ".hidden")]
+    ("path", "name"),
+    [(None, "sample"), ("images/pluto.png", "pluto"), ("a b/ü c.tar.gz", "ü_c.tar"), ("x/.hidden", ".hidden")],
 )
 def test_a_run_is_named_after_its_file(path, name):
     assert opt.default_name(Options(path=path)) == name

@@ -90,7 +90,10 @@ def test_a_missing_package_is_said(name, monkeypatch):
 
 def test_map_rows_touches_what_is_shaped_as_the_rows_only():
     rows = torch.Size([3, 2])
-    state = {"state": {0: {"m": torch.ones(3, 2), "list": [torch.ones(3, 2), 4], "step": torch.tensor(7.0)}}, "group": [{"lr": 0.1}]}
+    state = {
+        "state": {0: {"m": torch.ones(3, 2), "list": [torch.ones(3, 2), 4], "step": torch.tensor(7.0)}},
+        "group": [{"lr": 0.1}],
+    }
     found = map_rows(lambda x: x[:1] * 2, rows, state)
     want = {"m": torch.full((1, 2), 2.0), "list": [torch.full((1, 2), 2.0), 4], "step": torch.tensor(7.0)}
     assert same(found, {"state": {0: want}, "group": [{"lr": 0.1}]})

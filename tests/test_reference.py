@@ -14,10 +14,18 @@ from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.engine.reference import forward
 from models.network import Network
 
-# Patch, frequencies, hidden, layers, channels. Those whose cells fill whole vectors of the CPU are told from the ragged.
+# Patch, frequencies, hidden, layers, channels. In the even ones a block's cells fill whole vectors of the CPU.
 EVEN = [((8, 4), 1, 20, 3, 3), ((16, 16), 0, 8, 2, 1), ((4, 4, 4), 1, 8, 2, 1)]
-RAGGED = [((1, 1), 0, 1, 1, 1), ((1, 5), 1, 3, 2, 2), ((5, 7), 2, 7, 3, 3), ((3, 3), 1, 4, 5, 1), ((2, 3, 2), 1, 5, 4, 2)]
-cases = pytest.mark.parametrize("case", EVEN + RAGGED, ids=lambda case: f"{'x'.join(map(str, case[0]))}_layers{case[3]}")
+RAGGED = [
+    ((1, 1), 0, 1, 1, 1),
+    ((1, 5), 1, 3, 2, 2),
+    ((5, 7), 2, 7, 3, 3),
+    ((3, 3), 1, 4, 5, 1),
+    ((2, 3, 2), 1, 5, 4, 2),
+]
+cases = pytest.mark.parametrize(
+    "case", EVEN + RAGGED, ids=lambda case: f"{'x'.join(map(str, case[0]))}_layers{case[3]}"
+)
 outputs = pytest.mark.parametrize("output", ["sin", "sigmoid"])
 
 
@@ -228,7 +236,7 @@ def at_the_edge(grid, output="sin"):
 @edges
 @outputs
 def test_blocks_over_the_edge_train_on_their_real_cells(grid, output):
-    network, inputs, blocks, real, round_ = at_the_edge(grid, output)
+    network, inputs, blocks, _real, round_ = at_the_edge(grid, output)
     assert len(set(blocks.kind.tolist())) > 1 or grid.n_blocks(0) == 1
     short = Round([cells[:3] for cells in round_.cells], round_.lr[:3], round_.start_lr)
     assert_trained_alike(network, inputs, blocks, short)
@@ -263,7 +271,7 @@ def test_errors_are_mean_squares_over_real_cells(grid, output):
 
 @edges
 def test_blocks_of_mixed_kinds_keep_their_order(grid):
-    network, inputs, blocks, real, round_ = at_the_edge(grid)
+    network, inputs, blocks, _real, round_ = at_the_edge(grid)
     engine = ReferenceEngine()
     whole = engine.train(network, inputs, blocks, round_)
     mixed = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))
@@ -294,7 +302,9 @@ def test_predict_is_forward_without_gradients():
     blocks.rows.requires_grad_()
     found = ReferenceEngine().predict(network, inputs, blocks.rows, blocks.amplitude)
     assert not found.requires_grad
-    torch.testing.assert_close(found, forward(network, blocks.rows, blocks.amplitude, inputs).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found, forward(network, blocks.rows, blocks.amplitude, inputs).detach(), rtol=0, atol=1e-5
+    )
 
 
 def test_an_error_in_a_tile_is_raised():

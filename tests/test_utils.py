@@ -120,6 +120,10 @@ def test_a_bug_is_not_dressed_up_as_a_user_error(error):
 
 
 def test_jsonable_is_json_with_null_for_what_is_infinite_or_undefined():
-    value = {0: (1, np.float32(0.5)), "a": [math.inf, -math.inf, math.nan, np.float64("nan")], "b": {"c": np.int64(3), "d": None}}
+    value = {
+        0: (1, np.float32(0.5)),
+        "a": [math.inf, -math.inf, math.nan, np.float64("nan")],
+        "b": {"c": np.int64(3), "d": None},
+    }
     text = json.dumps(jsonable(value), allow_nan=False)
     assert json.loads(text) == {"0": [1, 0.5], "a": [None] * 4, "b": {"c": 3, "d": None}}

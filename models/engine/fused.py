@@ -38,9 +38,9 @@ output, RAdam, bfloat16, unless said.
 # ruff: noqa: RUF005, SIM108, SIM300
 
 import dataclasses
+import functools
 import math
 import os
-from functools import cached_property
 
 import torch
 import triton
@@ -525,12 +525,12 @@ class Plan:
     def chunks(self) -> int:
         return -(-self.network.n_in // self.chunk)
 
-    @property
+    @functools.cached_property
     def weights(self) -> int:
         """Elements of all padded matrices."""
         return sum(k * n for k, n in zip(self.constants["KS"], self.constants["NS"], strict=True))
 
-    @cached_property
+    @functools.cached_property
     def constants(self) -> dict:
         """What the kernels are compiled for. Of each matrix: where it begins in a row, its rows (the biases counted,
         where they fit) and columns, its padded sizes and its layer. Of each layer: where its biases begin, or -1 if
@@ -701,7 +701,13 @@ class FusedEngine:
         reason = _misfit(network, self.optimizer) if interpreted else refusal(network, self.optimizer, device)
         if reason:
             raise UserError(f"--engine fused cannot run: {reason}; use --engine auto")
-        return Plan(network)
+        return plan_of(network)
+
+
+@functools.cache
+def plan_of(network: Network) -> Plan:
+    """The plan of a network, made once."""
+    return Plan(network)
 
 
 def refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
@@ -718,7 +724,7 @@ def refusal(network: Network, optimizer: str, device: torch.device) -> str | Non
 def _misfit(network: Network, optimizer: str) -> str | None:
     if optimizer not in TORCH:
         return f"it has {' and '.join(TORCH)}, not {optimizer}"
-    weights = Plan(network).weights
+    weights = plan_of(network).weights
     if weights > MOST_WEIGHTS:
         return f"a network of {weights} weights, widths padded, is more than the {MOST_WEIGHTS} that fit on the chip"
     return None
