@@ -46,7 +46,8 @@ class Progress(pl.Callback):
             psnr = f"{wave.psnr:.2f} dB"
             self.bar.n = max(self.bar.n, min(wave.done, 1.0))
             self.bar.set_description_str(
-                f"level {wave.level}, epoch {wave.epoch}/{wave.epochs}, {wave.training} blocks in training, {psnr}", refresh=False
+                f"level {wave.level}, epoch {wave.epoch}/{wave.epochs}, {wave.training} blocks in training, {psnr}",
+                refresh=False,
             )
             self.bar.set_postfix_str(f"{tqdm.format_interval(wave.seconds_left)} left")
         for report in module.reports[self.shown :] if self.bar is None else ():

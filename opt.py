@@ -35,7 +35,9 @@ def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
 class Options:
     """What a run is asked for. None means: depends on the task and the input, settled by `settle`."""
 
-    task: str = option("image", "an image, an occupancy grid of preprocess_mesh.py, or a grid of numbers", choices=TASKS)
+    task: str = option(
+        "image", "an image, an occupancy grid of preprocess_mesh.py, or a grid of numbers", choices=TASKS
+    )
     path: str | None = option(None, "the file to fit (default: a built-in sample planet)", "--image_path")
     input_size: tuple[int, ...] | None = option(
         None, "resize the image to X Y before fitting, or the size of the sample (default: as it is; 1024 512); "
@@ -47,7 +49,7 @@ class Options:
         type=int, nargs="+", metavar="N",
     )  # fmt: skip
     n_scales: int | None = option(
-        None, f"levels of the pyramid (default: as many as num_epochs has numbers, or until {COARSEST_BLOCKS} blocks are left)",
+        None, f"levels of the pyramid (default: the count of num_epochs, or until {COARSEST_BLOCKS} blocks are left)",
         type=int, metavar="N",
     )  # fmt: skip
     batch_size: int | None = option(
@@ -71,7 +73,10 @@ class Options:
     lr: float = option(3e-2, "learning rate at the start of a level", type=float, metavar="LR")
     optimizer: str = option("radam", "radam, adam, or one of torch-optimizer", metavar="NAME", type=str.lower)
     loss_thr: float | None = option(
-        None, "mean square error below which a block is good enough (default: 1e-4; mesh 5e-3)", type=float, metavar="MSE"
+        None,
+        "mean square error below which a block is good enough (default: 1e-4; mesh 5e-3)",
+        type=float,
+        metavar="MSE",
     )
     target_psnr: float | None = option(None, "sets loss_thr from a PSNR in dB", type=float, metavar="DB")
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
@@ -85,7 +90,9 @@ class Options:
     max_time: float | None = option(
         None, "stop in good order after this many seconds, or H:M:S; --resume goes on", metavar="TIME"
     )
-    resume: bool = option(False, "go on with a run that was interrupted; its options need not be repeated", action="store_true")
+    resume: bool = option(
+        False, "go on with a run that was interrupted; its options need not be repeated", action="store_true"
+    )
     log_image: bool = option(False, "show pictures in TensorBoard", action="store_true")
     plan: bool = option(False, "print blocks, parameters, memory and time, and train nothing", action="store_true")
     quiet: bool = option(False, "no progress on stderr", action="store_true")
@@ -104,7 +111,9 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     Raises:
         UserError: naming the option that makes no sense.
     """
-    parser = Parser("train.py", description="Fit an image, a shape or a volume with a pyramid of tiny networks.", allow_abbrev=False)
+    parser = Parser(
+        "train.py", description="Fit an image, a shape or a volume with a pyramid of tiny networks.", allow_abbrev=False
+    )
     for item in dataclasses.fields(Options):
         argument = dict(item.metadata["argument"])
         parser.add_argument(
@@ -149,7 +158,11 @@ def check(o: Options) -> None:
         "num_epochs", f"has {len(o.num_epochs or ())} numbers for {o.n_scales} scales: give one, or one per scale",
     )  # fmt: skip
     bad_name = o.exp_name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", o.exp_name)
-    _refuse(bad_name or o.exp_name in (".", ".."), "exp_name", f"{o.exp_name!r} is no folder name: use letters, digits, . _ + -")
+    _refuse(
+        bad_name or o.exp_name in (".", ".."),
+        "exp_name",
+        f"{o.exp_name!r} is no folder name: use letters, digits, . _ + -",
+    )
     _refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
     _refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
 
@@ -158,10 +171,16 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
     usual = DEFAULTS[o.task]
     patch = o.patch_size or (usual["patch"],) * len(shape)
-    _refuse(math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks")
+    _refuse(
+        math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks"
+    )
     n_scales = o.n_scales or (len(o.num_epochs) if o.num_epochs and len(o.num_epochs) > 1 else _scales(shape, patch))
     most = max(shape).bit_length() + 1
-    _refuse(n_scales > most, "n_scales", f"{n_scales} levels are more than a size of {_words(shape[::-1])} can be halved to: use at most {most}")
+    _refuse(
+        n_scales > most,
+        "n_scales",
+        f"{n_scales} levels are more than a size of {_words(shape[::-1])} can be halved to: use at most {most}",
+    )
     epochs = o.num_epochs or (*[50] * (n_scales - 1), usual["last_epochs"])
     loss_thr = o.loss_thr or (10 ** (-o.target_psnr / 10) if o.target_psnr else usual["loss_thr"])
     more = -1 if len(shape) == 2 else 1
@@ -189,7 +208,9 @@ def _differ(name: str, value: Any, stored: Options) -> bool:
     was = getattr(stored, name)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(was, tuple):
         return any(w != value[0] for w in was)
-    return value != was and not (name == "target_psnr" and was is None and math.isclose(10 ** (-value / 10), stored.loss_thr))
+    return value != was and not (
+        name == "target_psnr" and was is None and math.isclose(10 ** (-value / 10), stored.loss_thr)
+    )
 
 
 def from_json(values: dict[str, Any]) -> Options:
@@ -211,7 +232,11 @@ def _seconds(text: str) -> float:
         values = [float(part) for part in parts]
     except ValueError:
         values = []
-    _refuse(not 1 <= len(values) <= 3 or min(values, default=0) < 0, "max_time", f"{text!r} is no time: give seconds, or H:M:S")
+    _refuse(
+        not 1 <= len(values) <= 3 or min(values, default=0) < 0,
+        "max_time",
+        f"{text!r} is no time: give seconds, or H:M:S",
+    )
     return sum(value * 60**power for power, value in enumerate(reversed(values)))
 
 
@@ -222,5 +247,3 @@ def _words(values: tuple[int, ...] | None) -> str:
 def _refuse(condition: bool, name: str, what: str) -> None:
     if condition:
         raise UserError(f"--{name} {what}")
-
-

@@ -40,7 +40,11 @@ def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int) -> np.ndar
     """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted."""
     picture = picture.copy()
     slice_, networks = _middle(pyramid, level), pyramid.level(level)
-    counts, patch, extent = pyramid.grid.block_counts(level), np.array(pyramid.grid.patch[-2:]), np.array(slice_.shape[-2:])
+    counts, patch, extent = (
+        pyramid.grid.block_counts(level),
+        np.array(pyramid.grid.patch[-2:]),
+        np.array(slice_.shape[-2:]),
+    )
     active = np.zeros(counts, dtype=np.uint8)
     if networks is not None:
         active.flat[networks.blocks.cpu().numpy()] = 1

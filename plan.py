@@ -12,12 +12,13 @@ from datasets.source import Source
 from models.encoding import Encoding
 from models.engine import Blocks, Round
 from models.engine.contract import cell_order, steps_per_epoch
-from models.level_fit import COARSE_SHARE, LevelFit, Recipe, level_network
+from models.level_fit import COARSE_SHARE, Recipe, level_network
 from models.network import Network
 from utils import peak_host_bytes
 
 # The source's own coarser level stands for the fitted one, whose error comes on top: a block is counted as active from
-# this part of the threshold on. Measured: a 4096x2048 Moon 7211 blocks above 1.0 of it, 7590 in the fit; a 1024x512 Moon 392, 422.
+# this part of the threshold on. Measured on a 4096x2048 Moon: 7211 blocks above 1.0 of it, 7466 above 0.85, 7590 in
+# the fit.
 ERROR_SHARE = 0.85
 # Blocks left after a pruning, measured: the sample 463, 223, 151, 54; a bunny of 128^3 145, 5, 1.
 STILL_TRAINING = 0.5
@@ -88,7 +89,9 @@ def describe(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, eng
     params = sum(plan.params for plan in plans)
     host, device = memory(source, grid, network, recipe, max(plan.active for plan in plans))
     lines.append(f"about {params / 1e6:.3f} M parameters, a model of {params * 4 / 1e6:.1f} MB")
-    lines.append(f"about {host / 2**20:.0f} MiB of host memory" + (f", {device / 2**20:.0f} MiB of GPU memory" if device else ""))
+    lines.append(
+        f"about {host / 2**20:.0f} MiB of host memory" + (f", {device / 2**20:.0f} MiB of GPU memory" if device else "")
+    )
     lines.append(f"about {_duration(seconds)} of training on this machine; nothing was trained")
     return "\n".join(lines)
 

@@ -56,23 +56,27 @@ def reconstruct(
     return []
 
 
-def decode_array(
-    pyramid: Pyramid, signal: Signal, region: Box, level: int = 0, threshold: float = 0.5
-) -> np.ndarray:
+def decode_array(pyramid: Pyramid, signal: Signal, region: Box, level: int = 0, threshold: float = 0.5) -> np.ndarray:
     """A region of a level as the source has it, [*region, c] of the source's dtype, decoded strip by strip."""
     array = np.empty((*region.shape, signal.channels), signal.dtype)
     for strip in pyramid.strips(level, region):
         values = pyramid.decode(strip, level)
-        region.crop(array, strip)[...] = values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
+        region.crop(array, strip)[...] = (
+            values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
+        )
     return array
 
 
-def _write_surface(out: Path, pyramid: Pyramid, about: dict[str, Any], level: int, box: Box, threshold: float) -> list[str]:
+def _write_surface(
+    out: Path, pyramid: Pyramid, about: dict[str, Any], level: int, box: Box, threshold: float
+) -> list[str]:
     from datasets.surface import write_mesh
     from surfaces import level_surface
 
     with tqdm(total=box.shape[0], unit="layer", desc=out.name, disable=not sys.stderr.isatty()) as bar:
-        vertices, faces = level_surface(pyramid, about["bounds"], level, box, threshold, lambda done: bar.update(done - bar.n))
+        vertices, faces = level_surface(
+            pyramid, about["bounds"], level, box, threshold, lambda done: bar.update(done - bar.n)
+        )
     if not len(faces):
         raise UserError(f"--threshold {threshold}: no surface there: the shape is empty in this region")
     write_mesh(out, vertices, faces)
@@ -104,9 +108,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("reconstruct.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="ckpts/<exp_name>/model.safetensors")
     parser.add_argument("--out", required=True, metavar="FILE", help="what to write, by its ending")
-    parser.add_argument("--region", type=int, nargs="+", metavar="N", help="X Y W H, or X Y Z W H D, in cells of the level")
+    parser.add_argument(
+        "--region", type=int, nargs="+", metavar="N", help="X Y W H, or X Y Z W H D, in cells of the level"
+    )
     parser.add_argument("--level", type=int, default=0, metavar="J", help="0 is the finest (default)")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="occupancy at a surface (default 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="T", help="occupancy at a surface (default 0.5)"
+    )
     arguments = parser.parse_args(argv)
     if not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold must be between 0 and 1, not {arguments.threshold}")

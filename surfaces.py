@@ -42,7 +42,7 @@ def level_surface(
 
 
 def coarse_surface(pyramid: Pyramid, bounds: Bounds, level: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The surface of a level averaged down by a whole factor to at most `most` cells along an axis, for a quick look."""
+    """The surface of a level averaged down to at most `most` cells along an axis, for a quick look."""
     whole = pyramid.grid.level_box(level)
     factor = -(-max(whole.stop) // most)
     shape = tuple(-(-n // factor) for n in whole.stop)

@@ -82,7 +82,11 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
         miner.resume(facts, device)
     miner.commit()
 
-    callbacks = [Figures(), *([] if options.quiet else [Progress()]), *([Pictures(source)] if options.log_image else [])]
+    callbacks = [
+        Figures(),
+        *([] if options.quiet else [Progress()]),
+        *([Pictures(source)] if options.log_image else []),
+    ]
     with _calm_lightning(), _interruptible(miner, options.exp_name):
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=-1, callbacks=callbacks,
@@ -109,10 +113,8 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
 
 
 def _recipe(o: Options) -> Recipe:
-    return Recipe(
-        epochs=o.num_epochs[::-1], val_freq=o.val_freq, batch_size=o.batch_size, lr=o.lr, loss_thr=o.loss_thr,
-        n_layers=o.n_layers, n_hidden=o.n_hidden, a=o.a, residual=o.pyr == "laplacian", b_chunks=o.b_chunks, seed=o.seed,
-    )  # fmt: skip
+    same = {field.name: getattr(o, field.name) for field in dataclasses.fields(Recipe) if hasattr(o, field.name)}
+    return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", **same)
 
 
 def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _resumed(options: Options, given: frozenset[str], stored: Options) -> Option
 
 
 def _start_over(store: Store, model_path: Path, logs: Path) -> None:
-    """Forget an unfinished run of this name and the curves of the last one; its model stays until the new one is whole."""
+    """Forget an unfinished run of this name and the curves of the last one; its model stays till the new one is whole."""
     if store.exists or model_path.is_file():
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
         print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)

@@ -126,7 +126,9 @@ class Grid:
     def join(self, pieces: Tensor, blocks: Box) -> Tensor:
         """Put [n, c, p], all blocks of a box in raster order, together to [*space, c], padding included."""
         names = ("z", "y", "x")[-self.ndim :]
-        sizes = dict(zip(names, blocks.shape, strict=True)) | {f"p{n}": p for n, p in zip(names, self.patch, strict=True)}
+        sizes = dict(zip(names, blocks.shape, strict=True)) | {
+            f"p{n}": p for n, p in zip(names, self.patch, strict=True)
+        }
         return rearrange(pieces, JOIN[self.ndim], **sizes)
 
     def coordinates(self) -> Tensor:
@@ -153,7 +155,9 @@ class Grid:
     def real_cells(self, kind: int, level: int) -> Tensor:
         """The cells of a block of this kind that are not padding, int64 [n_real] in raster order."""
         stop = self.level_box(level).stop
-        sizes = [n % p or p if kind >> axis & 1 else p for axis, (n, p) in enumerate(zip(stop, self.patch, strict=True))]
+        sizes = [
+            n % p or p if kind >> axis & 1 else p for axis, (n, p) in enumerate(zip(stop, self.patch, strict=True))
+        ]
         axes = [torch.arange(size) for size in sizes]
         cell = torch.zeros(1, dtype=torch.int64)
         for axis, p in zip(axes, self.patch, strict=True):
@@ -203,4 +207,3 @@ def up(coarse: Tensor, box: Box, region: Box, edge: Box) -> Tensor:
         near, far = (coarse.index_select(axis, index - box.start[axis]) for index in (near, far))
         coarse = near.mul_(0.75).add_(far.mul_(0.25))
     return coarse
-

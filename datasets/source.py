@@ -33,7 +33,7 @@ class Signal:
     @classmethod
     def of(cls, array: np.ndarray, mode: str) -> "Signal":
         """The signal of an array [*space, c]."""
-        if array.dtype == bool:
+        if array.dtype.kind == "b":
             low, high = 0.0, 1.0
         elif array.dtype.kind == "u":
             low, high = 0.0, float(np.iinfo(array.dtype).max)
@@ -62,7 +62,9 @@ class Signal:
             return values >= 0.5
         if dtype.kind in "iu":
             # The largest 64-bit integers are not floats: the rounded limit would wrap.
-            values = np.clip(np.rint(values), self.low, np.nextafter(self.high, 0) if dtype.itemsize == 8 else self.high)
+            values = np.clip(
+                np.rint(values), self.low, np.nextafter(self.high, 0) if dtype.itemsize == 8 else self.high
+            )
         return values.astype(dtype)
 
 

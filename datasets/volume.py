@@ -27,7 +27,9 @@ def read_volume(path: str | Path) -> np.ndarray:
         raise
     # A cut or foreign file reaches the zip reader and the parser of headers, each with errors of its own.
     except Exception as error:
-        raise UserError(f"{path}: not a whole .npy or .npz file ({str(error).splitlines()[0][:80]}): {ADVICE}") from None
+        raise UserError(
+            f"{path}: not a whole .npy or .npz file ({str(error).splitlines()[0][:80]}): {ADVICE}"
+        ) from None
     if array.dtype.kind not in "biuf" or array.ndim not in (3, 4) or not array.size:
         raise UserError(f"{path}: an array of {array.dtype} and shape {list(array.shape)}: {ADVICE}")
     array = array if array.ndim == 4 else array[..., None]

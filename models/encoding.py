@@ -34,7 +34,9 @@ class Encoding:
             return coordinates.T.contiguous()
         # In float64, so that every device starts from the same float32 features.
         along = directions(self.ndim).to(coordinates.device) @ coordinates.double().T
-        phase = along * (2.0 ** torch.arange(self.n_freq, device=coordinates.device, dtype=torch.float64))[:, None, None]
+        phase = (
+            along * (2.0 ** torch.arange(self.n_freq, device=coordinates.device, dtype=torch.float64))[:, None, None]
+        )
         return torch.stack([phase.sin(), phase.cos()]).flatten(0, 2).float()
 
 

@@ -64,7 +64,7 @@ class LevelReport:
 
 
 def level_network(recipe: Recipe, n_in: int, channels: int, coarsest: bool) -> Network:
-    """The networks of a level: they give the signal at the coarsest level and in a Gaussian pyramid, else a residual."""
+    """The networks of a level: of the signal at the coarsest level and in a Gaussian pyramid, else of a residual."""
     output = "sigmoid" if coarsest or not recipe.residual else "sin"
     return Network(n_in, recipe.n_hidden, recipe.n_layers, channels, output)
 

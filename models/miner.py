@@ -1,7 +1,7 @@
 """The method: coarse to fine over levels, chunk by chunk, round by round, as one fit of Lightning's Trainer.
 
-An epoch of the Trainer is one wave: one round of the current chunk. The chunks of a level are trained one after another,
-each through all its rounds, so that weights and moments exist for the chunk in flight only.
+An epoch of the Trainer is one wave: one round of the current chunk. The chunks of a level are trained one after
+another, each through all its rounds, so that weights and moments exist for the chunk in flight only.
 """
 
 import dataclasses
@@ -163,7 +163,9 @@ class Miner(pl.LightningModule):
             self._work_seconds += seconds
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
-            yield Wave(fit.level, window.stop, fit.epochs, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
+            yield Wave(
+                fit.level, window.stop, fit.epochs, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point)
+            )
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.commit()
         self._point = None

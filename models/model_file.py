@@ -93,8 +93,12 @@ def _build(header: dict[str, Any], file, engine: str) -> Pyramid:
         _require(name == str(level) and 0 <= level < grid.n_levels, f"level {name}")
         _require((network.n_in, network.n_out) == (encoding.width, pyramid.channels), f"networks of level {name}")
         blocks, amplitude, rows = (file.get_tensor(f"{name}.{key}") for key in ("blocks", "amplitude", "rows"))
-        _require(rows.shape == (len(blocks), network.row_size) and amplitude.shape == blocks.shape, f"rows of level {name}")
-        _require(rows.dtype == amplitude.dtype == torch.float32 and blocks.dtype == torch.int64, f"dtypes of level {name}")
+        _require(
+            rows.shape == (len(blocks), network.row_size) and amplitude.shape == blocks.shape, f"rows of level {name}"
+        )
+        _require(
+            rows.dtype == amplitude.dtype == torch.float32 and blocks.dtype == torch.int64, f"dtypes of level {name}"
+        )
         rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
         inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < grid.n_blocks(level))
         _require(rising and inside, f"block numbers of level {name}")
@@ -114,4 +118,3 @@ def _require(condition: bool, what: str) -> None:
 
 def _brief(error: Exception) -> str:
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-

@@ -2,9 +2,10 @@
 
 All blocks of a level live in one tensor of rows [n, row]. A row is the concatenation, layer by layer, of the weights
 [in, out], the biases [out] and the activation's trainable a; `unpack` gives them back as [n, in, out], [n, out] and
-[n, 1] without a copy. One tensor of rows is what makes pruning, syncing, saving and partial reading an indexing of rows.
+[n, 1] without a copy. So pruning, syncing, saving and partial reading are an indexing of rows.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +59,7 @@ class Network:
     def widths(self) -> list[tuple[int, int]]:
         """(in, out) of each layer."""
         sizes = [self.n_in, *[self.n_hidden] * (self.n_layers - 1), self.n_out]
-        return list(zip(sizes[:-1], sizes[1:], strict=True))
+        return list(itertools.pairwise(sizes))
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -75,7 +76,9 @@ class Network:
         """Views of rows [n, row] as layers. One split, so that its backward pass is one concatenation."""
         parts = rows.split(self.sizes, dim=1)
         return [
-            Layer(parts[3 * k].unflatten(1, width), parts[3 * k + 1], parts[3 * k + 2] if self.sizes[3 * k + 2] else None)
+            Layer(
+                parts[3 * k].unflatten(1, width), parts[3 * k + 1], parts[3 * k + 2] if self.sizes[3 * k + 2] else None
+            )
             for k, width in enumerate(self.widths)
         ]
 
@@ -85,7 +88,9 @@ class Network:
         A block's row depends on (seed, level, block) alone, not on which other blocks are asked for.
         """
         scale = [1.0] * (self.n_layers - 1) + [OUTPUT_START]
-        bounds = [v for (i, _), s in zip(self.widths, scale, strict=True) for v in (s / math.sqrt(i), s / math.sqrt(i), 0.0)]
+        bounds = [
+            v for (i, _), s in zip(self.widths, scale, strict=True) for v in (s / math.sqrt(i), s / math.sqrt(i), 0.0)
+        ]
         repeats = torch.tensor(self.sizes, device=blocks.device)
         bound = torch.tensor(bounds, device=blocks.device).repeat_interleave(repeats)
         index = torch.arange(self.row_size, device=blocks.device)

@@ -42,7 +42,9 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     if name in TORCH:
         return TORCH[name]
     if name in REFUSED:
-        raise UserError(f"--optimizer {name} cannot train blocks independently: {REFUSED[name]}; use {', '.join(NAMES)}")
+        raise UserError(
+            f"--optimizer {name} cannot train blocks independently: {REFUSED[name]}; use {', '.join(NAMES)}"
+        )
     if name not in PER_ELEMENT:
         raise UserError(f"--optimizer {name} is not known: use one of {', '.join(NAMES)}")
     try:

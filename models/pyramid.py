@@ -33,7 +33,7 @@ class Pyramid(nn.Module):
 
     def level(self, level: int) -> BlockMLP | None:
         """The networks of a level; None where it is not trained yet."""
-        return self.levels[str(level)] if str(level) in self.levels else None
+        return self.levels[str(level)] if str(level) in self.levels else None  # noqa: SIM401 (a ModuleDict has no get)
 
     def add(self, level: int, networks: BlockMLP) -> None:
         self.levels[str(level)] = networks
@@ -57,7 +57,9 @@ class Pyramid(nn.Module):
             raise ValueError(f"level {level} is not between 0 and {self.grid.n_levels - 1}")
         region = region or whole
         if self.grid.clip(region, level) != region or min(region.shape) < 1:
-            raise ValueError(f"region {region.start} to {region.stop} is not inside level {level} of shape {whole.stop}")
+            raise ValueError(
+                f"region {region.start} to {region.stop} is not inside level {level} of shape {whole.stop}"
+            )
         if level == self.grid.n_levels - 1:
             values = self.inputs.new_zeros(*region.shape, self.channels)
         else:

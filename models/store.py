@@ -49,7 +49,9 @@ class Store:
         self._written |= self._waiting.keys()
         self._waiting = {}
         with atomic_write(self.folder / JOURNAL) as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "pieces": sorted(self._written), **facts}, allow_nan=False))
+            temporary.write_text(
+                json.dumps({"version": VERSION, "pieces": sorted(self._written), **facts}, allow_nan=False)
+            )
         _flush_folder(self.folder)
         for file in self.folder.iterdir():
             if file.name != JOURNAL and file.stem not in self._written:

@@ -260,14 +260,19 @@ def test_an_impossible_number_of_frequencies_is_refused(tmp_path, value):
     refused(edited(tmp_path, lambda header, _: header["encoding"].update(n_freq=value)))
 
 
-@pytest.mark.parametrize("part", ["grid", "encoding", "channels", "levels", "about"])
-@pytest.mark.parametrize("value", ["absent", None, 3, "text", [], [1, 2, 3]], ids=repr)
+PARTS = [
+    (part, value)
+    for part in ("grid", "encoding", "channels", "levels", "about")
+    for value in ("absent", None, 3, "text", [], [1, 2, 3])
+    if (part, value) != ("channels", 3)
+]
+
+
+@pytest.mark.parametrize(("part", "value"), PARTS, ids=str)
 def test_a_part_of_the_header_that_is_missing_or_of_another_type_is_refused(tmp_path, part, value):
     def edit(header, _):
         header.pop(part) if value == "absent" else header.update({part: value})
 
-    if part == "channels" and value == 3:
-        pytest.skip("a number is what channels are")
     refused(edited(tmp_path, edit))
 
 

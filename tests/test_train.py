@@ -235,7 +235,9 @@ def test_any_image_trains_and_comes_back_in_kind(array, name):
         np.save(name, array)
     else:
         write_image(name, array, {1: "grey", 3: "RGB", 4: "RGBA"}[array.shape[2]])
-    result = train(*opt.parse(["--path", name, "--patch_size", "16", "--num_epochs", "2", "--quiet", "--exp_name", "x"]))
+    result = train(
+        *opt.parse(["--path", name, "--patch_size", "16", "--num_epochs", "2", "--quiet", "--exp_name", "x"])
+    )
     json.loads(Path("logs/x/result.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert not np.isnan(result["psnr"])
 

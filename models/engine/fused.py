@@ -47,7 +47,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses import EPSILON, SCALE
+from losses import EPSILON
 from models.engine.contract import Blocks, Round
 from models.engine.reference import GAUSS, LN_4
 from models.network import Network
@@ -70,7 +70,6 @@ MOST_WEIGHTS = 16384
 _GAUSS = tl.constexpr(GAUSS)
 _KAPPA = tl.constexpr(-LN_4)
 _EPSILON = tl.constexpr(EPSILON)
-_SCALE = tl.constexpr(SCALE)
 _MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 _PER_TURN = tl.constexpr(0.15915494309189535)
 # 2 pi as a sum whose first part has few bits, so that its product with a number of turns is exact.
@@ -376,7 +375,7 @@ def _train(
             cell, x, target = next_cell, next_x, next_target
 
         mse = tl.sum(square) / (count * CHANNELS)
-        unit = 2.0 * _SCALE / (count * CHANNELS) / (mse + _EPSILON)
+        unit = 2.0 / (count * CHANNELS) / (mse + _EPSILON)
         if SIN:
             unit *= amplitude
         adaptive = tl.load(coefficients + step)

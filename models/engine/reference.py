@@ -94,7 +94,9 @@ class ReferenceEngine:
         tiles = _tiles(network, blocks.kind, [cells.shape[1] for cells in round_.cells])
         if not tiles:
             return blocks
-        trained = _each(lambda tile: self._train_tile(network, inputs, blocks.select(tile.index), round_, tile.kind), tiles)
+        trained = _each(
+            lambda tile: self._train_tile(network, inputs, blocks.select(tile.index), round_, tile.kind), tiles
+        )
         home = torch.cat([tile.index for tile in tiles]).argsort()
         states = [tile.moments for tile in trained]
         return dataclasses.replace(

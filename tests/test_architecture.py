@@ -1,0 +1,204 @@
+"""The map of the house: imports only go down, and what is heavy or particular is imported in its own place only.
+
+A file that is not on the map fails the first test: put it on the floor where it belongs.
+"""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Floor by floor, as in docs/architecture.md. A module imports from floors below, or from its own without a circle.
+FLOORS = {
+    "utils": 0,
+    "opt": 0,
+    "losses": 1,
+    "metrics": 1,
+    "datasets.grid": 1,
+    "models": 1,
+    "models.encoding": 1,
+    "models.network": 1,
+    "models.optimizers": 1,
+    "models.engine": 1,
+    "models.engine.contract": 1,
+    "models.engine.reference": 1,
+    "models.engine.fused": 1,
+    "datasets": 2,
+    "datasets.image": 2,
+    "datasets.image_writer": 2,
+    "datasets.mesh": 2,
+    "datasets.occupancy": 2,
+    "datasets.residual": 2,
+    "datasets.samples": 2,
+    "datasets.source": 2,
+    "datasets.surface": 2,
+    "datasets.volume": 2,
+    "models.block_mlp": 2,
+    "models.training_copy": 2,
+    "models.level_fit": 2,
+    "models.store": 2,
+    "models.miner": 3,
+    "models.pyramid": 3,
+    "models.model_file": 3,
+    "pictures": 3,
+    "report": 3,
+    "surfaces": 3,
+    "train": 4,
+    "plan": 4,
+    "callbacks": 4,
+    "reconstruct": 4,
+    "preprocess_mesh": 4,
+    "benchmark": 4,
+}
+
+# What `models` may take from `datasets`; `datasets` takes nothing from `models`.
+SHARED = {"datasets.grid", "datasets.source", "datasets.residual"}
+
+# Who may import these, and nobody else.
+ONLY_IN = {
+    "opt": {"train", "plan", "reconstruct", "preprocess_mesh", "benchmark"},
+    "pytorch_lightning": {"models.miner", "callbacks", "train"},
+    "triton": {"models.engine.fused"},
+    "torch_optimizer": {"models.optimizers"},
+    "trimesh": {"datasets.mesh", "datasets.surface"},
+    "mcubes": {"datasets.mesh", "datasets.surface"},
+}
+
+
+def modules(root=ROOT):
+    """Every module of the project: {dotted name: file}."""
+    files = [*root.glob("*.py"), *(root / "datasets").rglob("*.py"), *(root / "models").rglob("*.py")]
+    names = {}
+    for file in files:
+        parts = file.relative_to(root).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return names
+
+
+def imports(source, known):
+    """Dotted names that a source imports anywhere, also within functions; modules of the project in full."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inner
+            # `from models import model_file` takes the module and nothing of the package.
+            if len(inner) < len(node.names):
+                found.add(node.module)
+    return found
+
+
+def violations(graph):
+    """What the map forbids in a graph {module: imports}, one line each."""
+    lines = []
+    for module, names in graph.items():
+        for name in sorted(names):
+            if name in FLOORS and FLOORS[name] > FLOORS[module]:
+                lines.append(f"{module} (floor {FLOORS[module]}) imports {name} of floor {FLOORS[name]} above it")
+            if module.startswith("datasets") and name.split(".")[0] == "models":
+                lines.append(f"{module} imports {name}: datasets never import models")
+            if module.startswith("models") and name.split(".")[0] == "datasets" and name not in SHARED:
+                lines.append(f"{module} imports {name}: models take {', '.join(sorted(SHARED))} only")
+            if (owner := name.split(".")[0]) in ONLY_IN and module not in ONLY_IN[owner] and module != owner:
+                lines.append(f"{module} imports {owner}, which only {', '.join(sorted(ONLY_IN[owner]))} may")
+    return lines
+
+
+def circles(graph):
+    """Modules that import one another in a circle."""
+    graph = {module: {name for name in names if name in graph} for module, names in graph.items()}
+    while free := {module for module, names in graph.items() if not names}:
+        graph = {module: names - free for module, names in graph.items() if module not in free}
+    return sorted(graph)
+
+
+def graph():
+    found = modules()
+    return {module: imports(file.read_text(), found.keys()) for module, file in found.items()}
+
+
+def test_every_file_is_on_the_map():
+    missing = sorted(modules().keys() - FLOORS.keys())
+    assert not missing, f"put {', '.join(missing)} on a floor in tests/test_architecture.py and in docs/architecture.md"
+
+
+def test_every_place_on_the_map_is_there():
+    gone = sorted(FLOORS.keys() - modules().keys())
+    assert not gone, f"take {', '.join(gone)} off the map"
+
+
+def test_the_map_in_the_docs_is_the_same():
+    rows = [
+        line.split("|")
+        for line in (ROOT / "docs" / "architecture.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
+    places = {floor: " ".join(row[2] for row in rows if row[1].strip() == str(floor)) for floor in range(5)}
+    for module, file in modules().items():
+        if file.name != "__init__.py":
+            named = "models/engine/" if file.parent.name == "engine" else file.name
+            assert named in places[FLOORS[module]], (
+                f"docs/architecture.md does not have {named} on floor {FLOORS[module]}"
+            )
+
+
+def test_imports_only_go_down():
+    found = {module: names for module, names in graph().items() if module in FLOORS}
+    assert violations(found) == []
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    assert circles(graph()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "forbidden"),
+    [
+        ("utils", "import losses", True),
+        ("datasets.grid", "from models.network import Network", True),
+        ("datasets.source", "def f():\n    from models import network", True),
+        ("models.level_fit", "from datasets.image import read_image", True),
+        ("models.level_fit", "from datasets import open_source", True),
+        ("models.level_fit", "from datasets.grid import Grid\nfrom datasets.residual import LevelTargets", False),
+        ("models.pyramid", "import pytorch_lightning as pl", True),
+        ("models.miner", "import pytorch_lightning as pl", False),
+        ("models.engine.reference", "import triton.language as tl", True),
+        ("models.engine.fused", "import triton.language as tl", False),
+        ("report", "import trimesh", True),
+        ("models.miner", "from opt import Options", True),
+        ("train", "import opt\nfrom models import model_file", False),
+        ("report", "from train import train", True),
+    ],
+)
+def test_the_rules_catch_what_they_forbid(module, source, forbidden):
+    lines = violations({module: imports(source, FLOORS.keys())})
+    assert bool(lines) == forbidden, lines
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b", "numpy"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_importing_any_module_does_nothing_visible(tmp_path):
+    names = sorted(modules())
+    if importlib.util.find_spec("triton") is None:
+        names = [name for name in names if name not in ONLY_IN["triton"]]
+    lines = "\n".join(f"import {name}" for name in names)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", lines],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
