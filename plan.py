@@ -57,9 +57,9 @@ def plan_levels(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe) 
 def seconds_per_step(recipe: Recipe, grid: Grid, inputs, network: Network, engine) -> tuple[float, float]:
     """Seconds of a training step, as a constant and a part per block, from timing the engine on made-up blocks."""
     device = inputs.device
-    cells = torch.arange(grid.block_cells)
+    cells = torch.arange(grid.block_cells, device=device)
     order = cell_order(0, 0, range(TIMED_STEPS), cells, steps_per_epoch(grid.block_cells, recipe.batch_size))
-    round_ = Round([order[:TIMED_STEPS]], [recipe.lr] * TIMED_STEPS, recipe.lr).to(device)
+    round_ = Round([order[:TIMED_STEPS]], [recipe.lr] * TIMED_STEPS, recipe.lr)
     times = {}
     for n in (2, TIMED_BLOCKS[device.type]):
         ids = torch.arange(n, device=device)

@@ -177,7 +177,7 @@ def _resumed(options: Options, given: frozenset[str], stored: Options) -> Option
 
 
 def _start_over(store: Store, model_path: Path, logs: Path) -> None:
-    """Forget an unfinished run of this name and the curves of the last one; its model stays till the new one is whole."""
+    """Forget an unfinished run of this name and the last one's curves; its model stays until the new one is whole."""
     if store.exists or model_path.is_file():
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
         print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)

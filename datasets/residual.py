@@ -55,7 +55,10 @@ class LevelTargets:
             else:
                 region = self.grid.clip(self.grid.cells_of(blocks), self.level)
                 found.append(self.grid.split(self.source.read(region, self.level), blocks)[inside])
-        return torch.cat(found)
+        if len(found) == 1:
+            return found[0]
+        empty = torch.empty(0, self.source.signal.channels, self.grid.block_cells, device=self.source.device)
+        return torch.cat([empty, *found])
 
     def _residual(self, blocks: Box) -> Tensor:
         """Source minus prediction of a box of blocks, [n, c, p], zero in the padding. The last one is remembered."""

@@ -42,29 +42,29 @@ class Signal:
         return cls(array.dtype.name, array.shape[-1], low, high, mode)
 
     @property
-    def scale(self) -> float:
-        return (self.high - self.low) or 1.0
+    def half(self) -> float:
+        """Half of what lies between 0 and 1; the whole may be more than a float holds. Of a constant, 1/2."""
+        return (self.high / 2 - self.low / 2) or 0.5
 
     def normalise(self, values: Tensor) -> Tensor:
         """Values of the dtype as float32 in [0, 1]."""
         # float32 holds every number of up to 16 bits, so that only wider ones need the slower arithmetic.
         if self.dtype in ("bool", "uint8"):
-            return values.float() / self.scale
-        return ((values.double() - self.low) / self.scale).float()
+            return values.float() / self.high
+        return ((values.double() / 2 - self.low / 2) / self.half).float()
 
     def restore(self, values: Tensor) -> np.ndarray:
         """Values in [0, 1] as an array of the dtype, clipped and rounded."""
         dtype = np.dtype(self.dtype)
         if dtype == np.uint8:
             return (values.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        values = values.double().clamp(0, 1).cpu().numpy() * self.scale + self.low
-        if dtype == bool:
+        values = (values.double().clamp(0, 1).cpu().numpy() * self.half + self.low / 2) * 2
+        if dtype.kind == "b":
             return values >= 0.5
         if dtype.kind in "iu":
-            # The largest 64-bit integers are not floats: the rounded limit would wrap.
-            values = np.clip(
-                np.rint(values), self.low, np.nextafter(self.high, 0) if dtype.itemsize == 8 else self.high
-            )
+            # float64 rounds the largest 64-bit integers up, out of their range.
+            beyond = 2.0 ** (8 * dtype.itemsize - (dtype.kind == "i"))
+            values = np.minimum(np.rint(values), np.nextafter(beyond, 0))
         return values.astype(dtype)
 
 

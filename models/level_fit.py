@@ -91,9 +91,13 @@ class LevelFit:
         self.target = BlockMLP(self.network, active, amplitude[active], rows)
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
-        self._real = [self.grid.real_cells(kind, self.level).to(active.device) for kind in range(self.grid.n_kinds)]
-        everything = torch.arange(len(self.energy), device=active.device)
-        self._weights = targets.real_cells.to(active.device)[self.grid.kind_of(everything, self.level)]
+        kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
+        self._weights = targets.real_cells.to(active.device)[kind]
+        present = set(kind.unique().tolist())
+        self._real = [
+            self.grid.real_cells(kind, self.level)[: None if kind in present else 0].to(active.device)
+            for kind in range(self.grid.n_kinds)
+        ]
 
     @property
     def chunks(self) -> list[Tensor]:
@@ -126,8 +130,7 @@ class LevelFit:
         steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
         cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
         lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
-        round_ = Round(cells, lr, self.recipe.lr).to(self.inputs.device)
-        blocks = self.engine.train(self.network, self.inputs, copy.blocks, round_)
+        blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
         return copy.trained(blocks), self.engine.errors(self.network, self.inputs, blocks, self._real)
 
     def sync(self, copy: TrainingCopy, mse: Tensor) -> TrainingCopy:

@@ -25,6 +25,7 @@ REFUSED = {
     "adafactor": "it factors its moments over rows and columns, which mixes blocks",
     "adahessian": "it needs second derivatives",
     "adamp": "it projects by norms over whole tensors, which mixes blocks",
+    "apollo": "it scales its step by a norm over all blocks",
     "lamb": "it scales its step by a norm over all blocks",
     "lars": "it scales its step by a norm over all blocks",
     "lookahead": "it wraps another optimizer; ranger is RAdam with Lookahead",

@@ -25,7 +25,8 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._written: set[str] = set()
+        self._written: dict[str, str] = {}
+        self._commits = 0
         self._waiting: dict[str, Any] = {}
 
     @property
@@ -39,22 +40,24 @@ class Store:
     def drop(self, prefix: str) -> None:
         """Forget the pieces whose names start so; the next commit leaves them out."""
         self._waiting = {name: piece for name, piece in self._waiting.items() if not name.startswith(prefix)}
-        self._written = {name for name in self._written if not name.startswith(prefix)}
+        self._written = {name: file for name, file in self._written.items() if not name.startswith(prefix)}
 
     def commit(self, facts: dict[str, Any]) -> None:
         """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names."""
+        self._commits += 1
         for name, piece in self._waiting.items():
-            with atomic_write(self.folder / f"{name}.pt") as temporary:
+            # Never the name of a file that the last journal believes in.
+            file = f"{name}.{self._commits}.pt"
+            with atomic_write(self.folder / file) as temporary:
                 torch.save(piece, temporary)
-        self._written |= self._waiting.keys()
+            self._written[name] = file
         self._waiting = {}
+        journal = {"version": VERSION, "commits": self._commits, "pieces": self._written, **facts}
         with atomic_write(self.folder / JOURNAL) as temporary:
-            temporary.write_text(
-                json.dumps({"version": VERSION, "pieces": sorted(self._written), **facts}, allow_nan=False)
-            )
+            temporary.write_text(json.dumps(journal, allow_nan=False))
         _flush_folder(self.folder)
         for file in self.folder.iterdir():
-            if file.name != JOURNAL and file.stem not in self._written:
+            if file.name not in (JOURNAL, *self._written.values()):
                 file.unlink()
 
     def read(self) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class Store:
         path = self.folder / JOURNAL
         try:
             facts = json.loads(path.read_text())
-            self._written = set(facts["pieces"])
+            self._written, self._commits = dict(facts["pieces"]), int(facts["commits"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path}: damaged: start over without --resume") from None
         if facts.get("version") != VERSION:
@@ -73,7 +76,7 @@ class Store:
         """A piece of the last commit; None if the journal does not name it."""
         if name not in self._written:
             return None
-        path = self.folder / f"{name}.pt"
+        path = self.folder / self._written[name]
         try:
             return torch.load(path, map_location=device, weights_only=True)
         except Exception as error:
@@ -81,7 +84,7 @@ class Store:
 
     def clear(self) -> None:
         """Remove everything, the journal first, so that what is left behind by a kill is never believed."""
-        self._waiting, self._written = {}, set()
+        self._waiting, self._written = {}, {}
         if self.folder.is_dir():
             (self.folder / JOURNAL).unlink(missing_ok=True)
             for file in self.folder.iterdir():

@@ -8,7 +8,7 @@ import torch
 from conftest import random_blocks, same
 
 from datasets.grid import Grid
-from models.engine.contract import Round, cell_order, cosine_lr, steps_per_epoch
+from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.network import Network
 
 
@@ -38,6 +38,11 @@ def test_batches_of_a_block_with_one_real_cell_hold_that_cell(grid):
     assert real.tolist() == [0]
     steps = steps_per_epoch(grid.block_cells, 16)
     assert torch.equal(cell_order(0, 0, range(2), real, steps), torch.zeros(2 * steps, 1, dtype=torch.int64))
+
+
+def test_a_kind_of_no_cells_has_the_same_steps_without_cells():
+    order = cell_order(0, 0, range(3), torch.zeros(0, dtype=torch.int64), 4)
+    assert order.shape == (12, 0) and order.dtype == torch.int64
 
 
 @pytest.mark.parametrize("cuts", [[0, 6], [0, 1, 6], [0, 2, 4, 6], range(7)])
@@ -86,9 +91,3 @@ def test_selected_blocks_are_copies_with_their_own_moments():
     found.rows.zero_()
     assert same(before, blocks.rows)
     assert len(blocks.select(index[:0])) == 0
-
-
-def test_a_round_moves_its_cells_only():
-    round_ = Round([torch.arange(3)[None]], [0.1], 0.1)
-    moved = round_.to(torch.device("cpu"))
-    assert same(moved.cells, round_.cells) and (moved.lr, moved.start_lr) == ([0.1], 0.1)

@@ -57,9 +57,14 @@ LARGE = [
 ]
 MATRIX = [*SMALL, *(LARGE if GPU else [])]
 
-# Largest error of a part of a row, relative to that part (see `worst`). Measured on an H200 over the whole matrix:
-TOLERANCE = {"float32": 1e-5, "tf32": 0.05, "bfloat16": 0.2}
-FIVE_STEPS = {"radam": 1e-3, "adam": 0.1}
+# Errors of `gradient_errors`, about three times the worst of the whole matrix on one H200: 1.4e-5, 4.4e-2 and 0.19 in
+# one part of one block, 1.5e-6, 7.5e-3 and 4.1e-2 on average over a case.
+LARGEST = {"float32": 5e-5, "tf32": 0.15, "bfloat16": 0.6}
+MEAN = {"float32": 5e-6, "tf32": 0.02, "bfloat16": 0.12}
+# Measured 2.0e-5 with RAdam over the whole matrix, 6.6e-5 with Adam.
+FIVE_STEPS = 2e-4
+# Of errors, relative, and of predictions; measured 2.6e-7 and 1.7e-7 in float32, 6.0e-5 and 3.5e-4 in tf32.
+EVALUATION = {"float32": 1e-6, "tf32": 1e-3, "bfloat16": 1e-3}
 
 
 def named(case) -> str:
@@ -94,13 +99,18 @@ def problem(network: Network, n: int, p: int, batch: int, kinds: int, steps: int
         targets[kind == k, :, len(real[k]) :] = torch.nan
     per_epoch = -(-p // batch)
     cells = [cell_order(seed, 0, range(steps), cells, per_epoch)[:steps].to(DEVICE) for cells in real]
+    # And a kind of which there is no block.
+    real.append(torch.arange(0))
+    cells.append(torch.zeros(steps, 0, dtype=torch.int64, device=DEVICE))
     rows = network.initial_rows(seed, 0, torch.arange(n), 0.1)
     blocks = Blocks(rows.to(DEVICE), targets.to(DEVICE), amplitude.to(DEVICE), kind.to(DEVICE))
     return inputs.to(DEVICE), blocks, Round(cells, [3e-2] * steps, 3e-2), [cells.to(DEVICE) for cells in real]
 
 
-def worst(network: Network, found: torch.Tensor, expected: torch.Tensor, rows: torch.Tensor) -> float:
-    """The largest error of a gradient, or of what is proportional to one, over blocks and parts of a row.
+def gradient_errors(
+    network: Network, found: torch.Tensor, expected: torch.Tensor, rows: torch.Tensor
+) -> tuple[float, float]:
+    """The largest and the mean error of a gradient, or what is proportional to one, over blocks and parts of a row.
 
     A part's error is measured against its own norm. The gradients of b and a are sums that may cancel, so theirs is
     measured against the terms as well, which the gradient of the layer's w gives the size of.
@@ -113,7 +123,7 @@ def worst(network: Network, found: torch.Tensor, expected: torch.Tensor, rows: t
         if a is not None:
             errors.append(error.a.norm(dim=1) / (a + w * layer.w.flatten(1).norm(dim=1) / layer.a[:, 0].abs()))
     errors = torch.stack(errors)
-    return torch.inf if errors.isnan().any() else errors.max().item()
+    return (torch.inf, torch.inf) if errors.isnan().any() else (errors.max().item(), errors.mean().item())
 
 
 def state(blocks: Blocks) -> dict:
@@ -140,12 +150,12 @@ def test_first_step_gives_every_gradient(case, precision):
     before = blocks.rows.clone()
     found = FusedEngine("radam", precision).train(network, inputs, blocks, round_)
     expected = ReferenceEngine("radam").train(network, inputs, blocks, round_)
-    error = max(
-        worst(network, state(found)["exp_avg"], state(expected)["exp_avg"], before),
-        worst(network, state(found)["exp_avg_sq"].sqrt(), state(expected)["exp_avg_sq"].sqrt(), before),
-    )
-    print(named(case), f"\ngradient {precision} {error:.1e}")
-    assert error < TOLERANCE[precision]
+    largest, mean = gradient_errors(network, state(found)["exp_avg"], state(expected)["exp_avg"], before)
+    print(f"\ngradient {precision} {largest:.1e} {mean:.1e}")
+    assert largest < LARGEST[precision]
+    assert mean < MEAN[precision]
+    squares = [state(blocks)["exp_avg_sq"].sqrt() for blocks in (found, expected)]
+    assert gradient_errors(network, *squares, before)[0] < LARGEST[precision]
     assert blocks.rows.equal(before)
 
 
@@ -156,7 +166,7 @@ def test_errors_and_predictions(case, precision):
     network, n, p = case[:3]
     inputs, blocks, _, real = problem(*case, steps=1)
     fused, reference = FusedEngine("radam", precision), ReferenceEngine("radam")
-    tolerance = 1e-5 if precision == "float32" else 5e-3
+    tolerance = EVALUATION[precision]
     mse = reference.errors(network, inputs, blocks, real)
     found = fused.errors(network, inputs, blocks, real)
     print(f"errors {precision} {((found - mse) / mse).abs().max():.1e}")
@@ -169,22 +179,24 @@ def test_errors_and_predictions(case, precision):
 
 
 @here
-@pytest.mark.parametrize("optimizer", ["radam", "adam"])
-@pytest.mark.parametrize("case", MATRIX if GPU else MATRIX[:3], ids=named)
+@pytest.mark.parametrize(
+    ("case", "optimizer"),
+    [(case, "radam") for case in (MATRIX if GPU else MATRIX[:3])] + [(case, "adam") for case in MATRIX[:3]],
+    ids=lambda x: x if isinstance(x, str) else named(x),
+)
 def test_five_steps(case, optimizer):
-    # Adam's first steps are all of one size, so a gradient that is next to nothing may send it either way.
+    # Adam's first steps are all of one size, so a gradient that is next to nothing sends a parameter either way: it is
+    # compared where none is.
     network = case[0]
     inputs, blocks, round_, _ = problem(*case, steps=5)
     found = FusedEngine(optimizer, "float32").train(network, inputs, blocks, round_)
     expected = ReferenceEngine(optimizer).train(network, inputs, blocks, round_)
     rows = (found.rows - expected.rows).norm(dim=1) / (expected.rows - blocks.rows).norm(dim=1)
-    error = max(
-        worst(network, state(found)["exp_avg"], state(expected)["exp_avg"], blocks.rows),
-        worst(network, state(found)["exp_avg_sq"].sqrt(), state(expected)["exp_avg_sq"].sqrt(), blocks.rows),
-    )
-    print(f"five {optimizer} {rows.max():.1e} {error:.1e}")
-    assert rows.max() < FIVE_STEPS[optimizer]
-    assert error < FIVE_STEPS[optimizer]
+    first, _ = gradient_errors(network, state(found)["exp_avg"], state(expected)["exp_avg"], blocks.rows)
+    squares = [state(blocks)["exp_avg_sq"].sqrt() for blocks in (found, expected)]
+    second, _ = gradient_errors(network, *squares, blocks.rows)
+    print(f"\nfive {optimizer} {rows.max():.1e} {first:.1e} {second:.1e}")
+    assert max(rows.max(), first, second) < FIVE_STEPS
 
 
 @here
@@ -200,8 +212,9 @@ def test_optimizer_carries_on_where_the_other_engine_stopped(optimizer):
         found = engine.train(network, inputs, found, round_)
     assert state(found)["step"] == state(expected)["step"] == 12
     assert found.moments["param_groups"] == expected.moments["param_groups"]
-    assert worst(network, found.rows, expected.rows, blocks.rows) < 1e-4
-    assert worst(network, state(found)["exp_avg_sq"], state(expected)["exp_avg_sq"], blocks.rows) < 1e-4
+    pairs = zip((found.rows, *state(found).values()), (expected.rows, *state(expected).values()), strict=True)
+    for mine, theirs in pairs:
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().mean().item())
     assert state(found.select(torch.tensor([1], device=DEVICE)))["exp_avg"].shape == (1, network.row_size)
 
 
@@ -282,7 +295,7 @@ def test_refusal_on_a_gpu():
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("output", ["sin", "sigmoid"])
 def test_a_round_ends_as_well(output, precision):
-    # Over a round two correct engines part ways in every block, but not in their distribution.
+    # Over a round two correct engines part ways in every block, but not in their distribution: measured 0.05 dB.
     network = Network(16, 20, 3, 3, output)
     inputs, blocks, round_, real = problem(network, 512, 1024, 256, 1, steps=200)
     wave = torch.linspace(-1, 1, 32, device=DEVICE)
@@ -297,5 +310,4 @@ def test_a_round_ends_as_well(output, precision):
     quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], device=DEVICE)
     found, expected = (end.quantile(quantiles) for end in ends)
     print(f"round {output} {precision} dB {[round(x, 2) for x in (found - expected).tolist()]} of {expected.tolist()}")
-    assert (ends[0].mean() - ends[1].mean()).abs() < 0.3
-    assert (found - expected).abs().max() < 1.0
+    assert (found - expected).abs().max() < 0.2

@@ -147,11 +147,7 @@ def test_kinds_and_real_cells_against_brute_force(grid):
 
 
 def test_kinds_of_no_blocks_are_none():
-    assert grid_kind_of_none().shape == (0,)
-
-
-def grid_kind_of_none():
-    return Grid((5, 5), (2, 2), 1).kind_of(torch.zeros(0, dtype=torch.int64), 0)
+    assert Grid((5, 5), (2, 2), 1).kind_of(torch.zeros(0, dtype=torch.int64), 0).shape == (0,)
 
 
 @pytest.mark.parametrize("patch", [(1, 1), (1, 4), (3, 2), (2, 1, 3)])

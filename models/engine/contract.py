@@ -47,7 +47,8 @@ class Round:
     """One round: the steps between two prunings.
 
     Args:
-        cells: for each kind of block, int64 [s, b_kind], the cells that a step of such blocks sees; all are real.
+        cells: for each kind of block, int64 [s, b_kind], the cells that a step of such blocks sees; all are real. A kind
+            of which there is no block has none.
         lr: [s], the learning rate of each step.
         start_lr: the rate the run began with, which some optimizers scale against.
     """
@@ -55,9 +56,6 @@ class Round:
     cells: list[Tensor]
     lr: list[float]
     start_lr: float
-
-    def to(self, device: torch.device) -> "Round":
-        return Round([cells.to(device) for cells in self.cells], self.lr, self.start_lr)
 
 
 def steps_per_epoch(block_cells: int, batch_size: int) -> int:
@@ -70,14 +68,15 @@ def cell_order(seed: int, level: int, epochs: range, real_cells: Tensor, steps: 
 
     An epoch is a random permutation of the real cells of a block, the same for all blocks of a kind, cut into `steps`
     equal batches; where it does not divide, the last batch is filled from the front of the permutation. So every
-    batch holds real cells only and at least one, also in a block of which a single cell is real.
+    batch holds real cells only and at least one, also in a block of which a single cell is real. It lies where
+    `real_cells` does, and is empty where that is.
     """
-    n = len(real_cells)
+    n, device = len(real_cells), real_cells.device
     batch = math.ceil(n / steps)
-    epoch = torch.tensor(list(epochs), dtype=torch.int64)[:, None]
-    order = hash_bits(seed, level, epoch, torch.arange(n)).argsort(dim=1, stable=True)
-    cyclic = torch.arange(steps * batch) % n
-    return real_cells.cpu()[order[:, cyclic]].reshape(-1, batch)
+    epoch = torch.tensor(list(epochs), device=device)[:, None]
+    order = hash_bits(seed, level, epoch, torch.arange(n, device=device)).argsort(dim=1, stable=True)
+    cyclic = torch.arange(steps * batch, device=device) % max(n, 1)
+    return real_cells[order[:, cyclic]].reshape(len(epochs) * steps, batch)
 
 
 def cosine_lr(lr: float, epoch: int, epochs: int) -> float:

@@ -25,6 +25,8 @@ from models.optimizers import map_rows, optimizer_class
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
 CPU_TILE = 64 * 20 * 256
 GPU_TILE = 2**27
+# Twice the longest vector of a CPU, in floats: torch's vector loops take two at a time.
+WHOLE_VECTORS = 32
 CORES = len(os.sched_getaffinity(0))
 
 # exp(-x^2 / 2a^2) = 2^(-u^2) with u = x * GAUSS / a.
@@ -52,7 +54,14 @@ class Gaussian(torch.autograd.Function):
 
 
 def forward(network: Network, rows: Tensor, amplitude: Tensor, x: Tensor) -> Tensor:
-    """Evaluate every block at the same encoded cells: rows [n, row], amplitude [n], x [in, b] -> [n, c, b]."""
+    """Evaluate every block at the same encoded cells: rows [n, row], amplitude [n], x [in, b] -> [n, c, b].
+
+    A block alone gives the bits that it gives in company, if b is a multiple of WHOLE_VECTORS: a product of one matrix
+    takes another path than one of many, so a single block is doubled, and the ends of arrays are rounded otherwise
+    than their vectors.
+    """
+    if len(rows) == 1:
+        return forward(network, rows.expand(2, -1), amplitude.expand(2), x)[:1]
     *hidden, last = network.unpack(rows)
     for layer in hidden:
         scale = GAUSS / layer.a
@@ -63,10 +72,8 @@ def forward(network: Network, rows: Tensor, amplitude: Tensor, x: Tensor) -> Ten
 
 
 def _affine(w: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """w^T x + b for each block: w [n, in, out], b [n, out], x [in, p] or [n, in, p] -> [n, out, p]."""
-    if x.dim() == 2:
-        return torch.matmul(w.mT, x) + b[:, :, None]
-    return torch.baddbmm(b[:, :, None], w.mT, x)
+    """w^T x + b for each block: w [n, in, out], b [n, out], x [in, b] or [n, in, b] -> [n, out, b]."""
+    return torch.baddbmm(b[:, :, None], w.mT, x.expand(len(w), -1, -1))
 
 
 class ReferenceEngine:
@@ -110,10 +117,11 @@ class ReferenceEngine:
         optimizer = self._optimizer([rows], lr=round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
-        for cells, lr in zip(round_.cells[kind], round_.lr, strict=True):
+        padded = _padded(round_.cells[kind])
+        for cells, shown, lr in zip(round_.cells[kind], padded, round_.lr, strict=True):
             optimizer.param_groups[0]["lr"] = lr
             rows.grad = None
-            prediction = forward(network, rows, tile.amplitude, inputs.index_select(1, cells))
+            prediction = forward(network, rows, tile.amplitude, inputs.index_select(1, shown))[:, :, : len(cells)]
             balanced_loss(block_mse(prediction, tile.targets.index_select(2, cells))).backward()
             optimizer.step()
         tile.rows, tile.moments = rows.detach(), optimizer.state_dict()
@@ -130,22 +138,30 @@ class ReferenceEngine:
         @torch.no_grad()
         def measure(tile: Tile) -> None:
             cells = real[tile.kind]
-            found = forward(network, blocks.rows[tile.index], blocks.amplitude[tile.index], inputs[:, cells])
-            mse[tile.index] = block_mse(found, blocks.targets[tile.index][:, :, cells])
+            found = forward(network, blocks.rows[tile.index], blocks.amplitude[tile.index], inputs[:, _padded(cells)])
+            mse[tile.index] = block_mse(found[:, :, : len(cells)], blocks.targets[tile.index][:, :, cells])
 
         _each(measure, _tiles(network, blocks.kind, [len(cells) for cells in real]))
         return mse
 
     def predict(self, network: Network, inputs: Tensor, rows: Tensor, amplitude: Tensor) -> Tensor:
         """Evaluate every block at the cells `inputs` [in, p]: rows [n, row], amplitude [n] -> [n, c, p]."""
-        found = rows.new_empty(len(rows), network.n_out, inputs.shape[1])
+        p = inputs.shape[1]
+        found = rows.new_empty(len(rows), network.n_out, p)
+        x = inputs[:, _padded(torch.arange(p, device=inputs.device))]
 
         @torch.no_grad()
         def evaluate(tile: Tile) -> None:
-            found[tile.index] = forward(network, rows[tile.index], amplitude[tile.index], inputs)
+            found[tile.index] = forward(network, rows[tile.index], amplitude[tile.index], x)[:, :, :p]
 
-        _each(evaluate, _tiles(network, rows.new_zeros(len(rows)), [inputs.shape[1]]))
+        _each(evaluate, _tiles(network, rows.new_zeros(len(rows)), [p]))
         return found
+
+
+def _padded(cells: Tensor) -> Tensor:
+    """Cells [..., b] filled up with the last one to whole vectors."""
+    missing = -cells.shape[-1] % WHOLE_VECTORS
+    return torch.cat([cells, cells[..., -1:].expand(*cells.shape[:-1], missing)], -1) if missing else cells
 
 
 class Tile(NamedTuple):
