@@ -1,6 +1,7 @@
 """What a run shows while it trains: a progress bar, TensorBoard's curves and pictures. None of it changes a result."""
 
 import sys
+import threading
 import time
 
 import pytorch_lightning as pl
@@ -13,6 +14,8 @@ from pictures import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
 SURFACE_CELLS = 96
+# Seconds after which a first round of the fused engine that has not ended is one that compiles.
+PATIENCE = 1.5
 
 
 class Figures(pl.Callback):
@@ -35,13 +38,20 @@ class Figures(pl.Callback):
 class Progress(pl.Callback):
     """One bar over the whole run on a terminal; where stderr is piped, one line when a level is done."""
 
+    bar: tqdm | None = None
+    patience = threading.Timer(0, lambda: None)
     BAR = "{percentage:3.0f}%|{bar:24}| {desc} [{elapsed}{postfix}]"
 
     def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
+        self.patience = threading.Timer(PATIENCE, self._say_compiling)
+        self.patience.daemon = True
+        if module.engine.name == "fused":
+            self.patience.start()
         self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True) if sys.stderr.isatty() else None
         self.shown, self.since = len(module.reports), time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
+        self.patience.cancel()
         if self.bar is not None and (wave := module.wave):
             psnr = f"{wave.psnr:.2f} dB"
             self.bar.n = max(self.bar.n, min(wave.done, 1.0))
@@ -63,8 +73,13 @@ class Progress(pl.Callback):
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, module: Miner, exception: BaseException) -> None:
-        if getattr(self, "bar", None) is not None:
+        self.patience.cancel()
+        if self.bar is not None:
             self.bar.close()
+
+    @staticmethod
+    def _say_compiling() -> None:
+        tqdm.write("compiling the GPU kernels for this kind of network; later runs find them on disk", file=sys.stderr)
 
 
 class Pictures(pl.Callback):

@@ -65,10 +65,15 @@ class Seams:
     border: Mean = field(default_factory=Mean)
     inside: Mean = field(default_factory=Mean)
 
-    def add(self, error: Tensor, start: tuple[int, ...]) -> None:
-        """Add a region's error [*space, c] whose first cell is `start`."""
+    def add(self, error: Tensor, start: tuple[int, ...], known: int = 0) -> None:
+        """Add a region's error [*space, c] whose first cell is `start`.
+
+        Its first `known` layers along the slow axis were added before, and only steps from them to the rest are new.
+        """
         for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
-            step = error.diff(dim=axis).abs().movedim(axis, 0)
+            step = error[max(known - 1, 0) :].diff(dim=0) if axis == 0 else error[known:].diff(dim=axis)
+            step = step.abs().movedim(axis, 0)
+            first += max(known - 1, 0) if axis == 0 else 0
             at_border = (torch.arange(len(step), device=step.device) + first + 1) % p == 0
             self.border.add(step[at_border])
             self.inside.add(step[~at_border])

@@ -13,7 +13,7 @@ from utils import UserError
 TASKS = ("image", "mesh", "volume")
 AXES = {"image": 2, "mesh": 3, "volume": 3}
 PYRAMIDS = ("laplacian", "gaussian")
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "reference", "fused")
 # What a task takes where nothing is given; None: from the patch, as `settle` has it.
 DEFAULTS = {
     "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200, "loss_thr": 1e-4},
@@ -82,7 +82,9 @@ class Options:
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
     pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
     b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
-    engine: str = option("auto", "how blocks are trained", choices=ENGINES)
+    engine: str = option(
+        "auto", "fused: GPU kernels; reference: plain torch; auto: fused where it can run", choices=ENGINES
+    )
     seed: int = option(0, "of weights and cell order", type=int, metavar="N")
     exp_name: str | None = option(
         None, "names ckpts/<exp_name> and logs/<exp_name> (default: the file's name)", metavar="NAME"
@@ -122,9 +124,6 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
         )  # fmt: skip
     given = vars(parser.parse_args(argv))
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    for name in ("input_size", "patch_size"):
-        if len(given.get(name, ())) == 1:
-            given[name] *= AXES[given.get("task", "image")]
     if "max_time" in given:
         given["max_time"] = _seconds(given["max_time"])
     options = Options(**given)
@@ -147,7 +146,11 @@ def check(o: Options) -> None:
     for name in ("input_size", "patch_size"):
         value = getattr(o, name)
         axes, words = AXES[o.task], "X Y" if AXES[o.task] == 2 else "X Y Z"
-        _refuse(value is not None and len(value) != axes, name, f"has {len(value or ())} numbers: give one, or {words}")
+        _refuse(
+            value is not None and len(value) not in (1, axes),
+            name,
+            f"has {len(value or ())} numbers: give one, or {words}",
+        )
     _refuse(o.b_chunks < 2, "b_chunks", f"must be at least 2, not {o.b_chunks}")
     _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
     _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
@@ -170,7 +173,7 @@ def check(o: Options) -> None:
 def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
     usual = DEFAULTS[o.task]
-    patch = o.patch_size or (usual["patch"],) * len(shape)
+    patch = _per_axis(o.patch_size or (usual["patch"],), len(shape))
     _refuse(
         math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks"
     )
@@ -195,7 +198,10 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
 
 def default_name(o: Options) -> str:
     """The name of a run that was given none."""
-    return re.sub(r"[^\w.+-]", "_", Path(o.path).stem) if o.path else "sample"
+    if o.path is None:
+        return "sample"
+    name = re.sub(r"[^\w.+-]", "_", Path(o.path).stem)
+    return name if name.strip(".") else "unnamed"
 
 
 def contradictions(o: Options, given: frozenset[str], stored: Options) -> list[str]:
@@ -217,6 +223,10 @@ def from_json(values: dict[str, Any]) -> Options:
     """Options as `dataclasses.asdict` and JSON left them."""
     names = {item.name for item in dataclasses.fields(Options)}
     return Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})
+
+
+def _per_axis(value: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return value * axes if len(value) == 1 else value
 
 
 def _scales(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:

@@ -31,8 +31,7 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
         error = found - truth
         squares.add(error[halo:].square())
         worst = max(worst, _block_mse(pyramid, error[halo:], region).max().item())
-        step = max(halo - 1, 0)
-        seams.add(error[step:], (wide.start[0] + step, *wide.start[1:]))
+        seams.add(error, wide.start, halo)
         if pyramid.grid.ndim == 2:
             similarity.add(ssim_map(found, truth))
         if occupancy:

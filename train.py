@@ -26,7 +26,7 @@ from datasets.source import Source
 from models import model_file
 from models.encoding import Encoding
 from models.engine import choose_engine
-from models.level_fit import Recipe
+from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
 from models.store import Store
 from opt import Options
@@ -56,7 +56,10 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     options = opt.settle(options, source.shape)
     grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
     encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
-    engine = choose_engine(options.engine, options.optimizer)
+    network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
+    engine, fallback = choose_engine(options.engine, network, device, options.optimizer)
+    if fallback:
+        print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
     if options.plan:
         print(plan.describe(source, grid, encoding, recipe, engine))
         return {}

@@ -23,11 +23,14 @@ def open_source(
     Args:
         task: "image", "mesh" (an occupancy grid) or "volume".
         path: its file; None for the built-in planet, an image.
-        size: as on the command line, X Y [Z]. An image is resized to it; a grid must have it. None keeps the file's.
+        size: as on the command line, X Y [Z] or one number for all. An image is resized to it; a grid must
+            have it. None keeps the file's.
 
     Raises:
         UserError: the file cannot be read, or is not of that size.
     """
+    if size is not None and len(size) == 1:
+        size = size * (2 if task == "image" else 3)
     return _OPEN[task](path, size, device)
 
 

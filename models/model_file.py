@@ -10,14 +10,16 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
 
 from datasets.grid import Grid
+from datasets.source import Signal
 from models.block_mlp import BlockMLP
 from models.encoding import Encoding
-from models.engine import choose_engine
+from models.engine import ReferenceEngine, choose_engine
 from models.network import Network
 from models.pyramid import Pyramid
 from utils import UserError, atomic_write
@@ -64,7 +66,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "au
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("miner", "null"))
             _check_kind(path, header)
-            pyramid = _build(header, file, engine)
+            pyramid = _build(header, file, engine, torch.device(device))
     except UserError:
         raise
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
@@ -76,20 +78,29 @@ def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "au
 def _check_kind(path: Path, header: Any) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path}: a safetensors file, but not a model that train.py wrote")
-    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
+    version = header.get("version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path}: not a usable model, its format version is {str(version)[:20]}")
+    if version > VERSION:
         raise UserError(f"{path}: written by a newer version (format {header.get('version')}, this reads {VERSION})")
 
 
-def _build(header: dict[str, Any], file, engine: str) -> Pyramid:
+def _build(header: dict[str, Any], file, engine: str, device: torch.device) -> Pyramid:
     shape, patch = (tuple(_positive(n) for n in header["grid"][key]) for key in ("shape", "patch"))
     grid = Grid(shape, patch, _positive(header["grid"]["n_levels"]))
     _require(math.prod(shape) <= MOST_CELLS and grid.block_cells <= 2**24 and grid.n_levels <= 64, "sizes")
-    encoding = Encoding(len(shape), header["encoding"]["n_freq"])
-    _require(encoding.n_freq <= 64, "encoding")
-    pyramid = Pyramid(grid, encoding, _positive(header["channels"]), choose_engine(engine))
-    _require(isinstance(header["about"], dict), "facts")
-    for name, shape in header["levels"].items():
-        level, network = int(name), Network(**shape)
+    n_freq = header["encoding"]["n_freq"]
+    _require(type(n_freq) is int and 0 <= n_freq <= 64, "encoding")
+    encoding = Encoding(len(shape), n_freq)
+    _require(encoding.width * grid.block_cells <= 2**28, "sizes")
+    networks = {name: _network(name, shape) for name, shape in header["levels"].items()}
+    evaluator = ReferenceEngine()
+    if networks:
+        evaluator, _ = choose_engine(engine, next(iter(networks.values())), device)
+    pyramid = Pyramid(grid, encoding, _positive(header["channels"]), evaluator)
+    _check_about(header["about"], pyramid)
+    for name, network in networks.items():
+        level = int(name)
         _require(name == str(level) and 0 <= level < grid.n_levels, f"level {name}")
         _require((network.n_in, network.n_out) == (encoding.width, pyramid.channels), f"networks of level {name}")
         blocks, amplitude, rows = (file.get_tensor(f"{name}.{key}") for key in ("blocks", "amplitude", "rows"))
@@ -99,11 +110,32 @@ def _build(header: dict[str, Any], file, engine: str) -> Pyramid:
         _require(
             rows.dtype == amplitude.dtype == torch.float32 and blocks.dtype == torch.int64, f"dtypes of level {name}"
         )
+        _require(blocks.ndim == 1, f"block numbers of level {name}")
+        _require(bool(rows.isfinite().all() and amplitude.isfinite().all()), f"numbers of level {name}")
         rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
         inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < grid.n_blocks(level))
         _require(rising and inside, f"block numbers of level {name}")
         pyramid.add(level, BlockMLP(network, blocks, amplitude, rows))
     return pyramid
+
+
+def _network(name: str, shape: dict[str, Any]) -> Network:
+    sizes = (shape[key] for key in ("n_in", "n_hidden", "n_layers", "n_out"))
+    _require(all(_positive(size) <= 2**16 for size in sizes), f"networks of level {name}")
+    return Network(**shape)
+
+
+def _check_about(about: Any, pyramid: Pyramid) -> None:
+    """Hold the facts that decoding relies on; the others are only shown."""
+    _require(isinstance(about, dict), "facts")
+    signal = Signal(**about["signal"])
+    numbers = (signal.low, signal.high)
+    _require(all(type(n) in (int, float) and math.isfinite(n) for n in numbers), "range of values")
+    _require(isinstance(signal.dtype, str) and np.dtype(signal.dtype).kind in "biuf", "dtype")
+    _require(signal.channels == pyramid.channels and isinstance(signal.mode, str), "signal")
+    if signal.mode == "occupancy":
+        corners = [float(n) for corner in about["bounds"] for n in corner]
+        _require(len(corners) == 6 and all(map(math.isfinite, corners)) and pyramid.grid.ndim == 3, "bounds")
 
 
 def _positive(value: Any) -> int:

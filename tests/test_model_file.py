@@ -18,7 +18,8 @@ from models.model_file import load, save
 from models.pyramid import Pyramid
 from utils import UserError
 
-ABOUT = {"signal": {"dtype": "uint8", "high": 255.0}, "options": {"patch_size": [4, 3], "n_freq": None}, "text": "ü"}
+SIGNAL = {"dtype": "uint8", "channels": 2, "low": 0.0, "high": 255.0, "mode": "grey+alpha"}
+ABOUT = {"signal": SIGNAL, "options": {"patch_size": [4, 3], "n_freq": None}, "text": "ü"}
 GRID = Grid((13, 37), (5, 7), 3)
 
 
@@ -69,10 +70,10 @@ def test_levels_that_were_never_reached_are_absent(tmp_path):
     path = tmp_path / "model.safetensors"
     pyramid = random_pyramid(GRID)
     del pyramid.levels["0"]
-    save(path, pyramid, {})
+    save(path, pyramid, ABOUT)
     found, _ = load(path)
     assert found.level(0) is None and torch.equal(found.decode(), pyramid.decode())
-    save(path, Pyramid(GRID, Encoding(2, 1), 1, ReferenceEngine()), {})
+    save(path, Pyramid(GRID, Encoding(2, 1), 2, ReferenceEngine()), ABOUT)
     assert not load(path)[0].decode().any()
 
 

@@ -87,7 +87,7 @@ def test_options_that_are_given_are_told_from_defaults():
 
 @pytest.mark.parametrize(("task", "axes"), [("image", 2), ("mesh", 3), ("volume", 3)])
 def test_one_number_is_meant_for_every_axis(task, axes):
-    o = parse(f"--task {task} --path a --input_size 64 --patch_size 8")
+    o = opt.settle(parse(f"--task {task} --path a --patch_size 8"), (64,) * axes)
     assert (o.input_size, o.patch_size) == ((64,) * axes, (8,) * axes)
 
 

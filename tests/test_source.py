@@ -92,7 +92,7 @@ def test_unsigned_values_are_shares_of_the_largest_of_the_dtype(dtype, high):
 def test_values_outside_are_clipped_and_those_between_rounded(dtype):
     array = np.array([[[0]], [[1]]], dtype)
     signal = Signal.of(array, "grey")
-    steps = signal.scale
+    steps = signal.high - signal.low
     found = signal.restore(torch.tensor([-3.0, 0.0, 1.0, 5.0, 0.4 / steps, 0.6 / steps]))
     limits = [signal.low, signal.low, signal.high, signal.high]
     assert found[:4].tolist() == limits

@@ -47,8 +47,8 @@ class Round:
     """One round: the steps between two prunings.
 
     Args:
-        cells: for each kind of block, int64 [s, b_kind], the cells that a step of such blocks sees; all are real. A kind
-            of which there is no block has none.
+        cells: for each kind of block, int64 [s, b_kind], the cells that a step of such blocks sees; all are real. A
+            kind of which there is no block has none.
         lr: [s], the learning rate of each step.
         start_lr: the rate the run began with, which some optimizers scale against.
     """
