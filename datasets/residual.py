@@ -8,8 +8,10 @@ from torch import Tensor
 from datasets.grid import Box, Grid, parent, up
 from datasets.source import Source
 
-# Cells of a level handled at once; bounds the memory of a survey.
-STRIP_CELLS = 2**25
+# Cells of a level handled at once, which bounds the memory of a survey; and the most values of a level whose targets
+# are kept from the survey on, rather than made again for each chunk.
+STRIP_CELLS = 2**22
+KEPT_VALUES = 2**27
 
 
 class LevelTargets:
@@ -26,47 +28,55 @@ class LevelTargets:
         self, source: Source, coarse: Callable[[Box], Tensor] | None, grid: Grid, level: int, residual: bool = True
     ):
         self.source, self.coarse, self.grid, self.level, self.residual = source, coarse, grid, level, residual
-        self._last: tuple[Box, Tensor] | None = None
-        kinds = range(grid.n_kinds)
-        self.real_cells = torch.tensor([len(grid.real_cells(kind, level)) for kind in kinds])
+        self.real_cells = torch.tensor([len(grid.real_cells(kind, level)) for kind in range(grid.n_kinds)])
+        self._kept: Tensor | None = None
 
     def survey(self) -> tuple[Tensor, Tensor]:
         """Mean square and largest absolute residual of every block over its real cells: [n_blocks], [n_blocks]."""
-        energy, amplitude = [], []
-        for blocks in self.grid.strips(self.level, STRIP_CELLS):
-            residual = self._residual(blocks)
-            ids = torch.from_numpy(self.grid.ids(blocks, self.level)).flatten()
-            real = self.real_cells[self.grid.kind_of(ids, self.level)].to(residual.device)
-            energy.append(residual.square().sum((1, 2)) / (real * residual.shape[1]))
-            amplitude.append(residual.abs().amax((1, 2)))
-        return torch.cat(energy), torch.cat(amplitude)
+        shape = (self.grid.n_blocks(self.level), self.source.signal.channels, self.grid.block_cells)
+        energy, amplitude = (torch.empty(shape[0], device=self.source.device) for _ in range(2))
+        if shape[0] * shape[1] * shape[2] <= KEPT_VALUES:
+            self._kept = torch.empty(shape, device=self.source.device)
+        for strip, ids in self._strips():
+            residual, targets = self._blocks(strip)
+            real = self.real_cells[self.grid.kind_of(torch.arange(ids.start, ids.stop), self.level)]
+            here = slice(ids.start, ids.stop)
+            energy[here] = residual.square().sum((1, 2)) / (real * shape[1]).to(energy.device)
+            amplitude[here] = residual.abs().amax((1, 2))
+            if self._kept is not None:
+                self._kept[here] = targets
+        return energy, amplitude
 
     def gather(self, ids: Tensor) -> Tensor:
         """The targets of blocks, by number in rising order: int64 [n] -> [n, c, p]."""
-        found = []
-        for blocks in self.grid.strips(self.level, STRIP_CELLS):
-            numbers = self.grid.ids(blocks, self.level)
-            first, last = numbers.flat[0], numbers.flat[-1]
-            inside = ids[(ids >= first) & (ids <= last)] - first
-            if not len(inside):
-                continue
-            if self.residual:
-                found.append(self._residual(blocks)[inside])
-            else:
-                region = self.grid.clip(self.grid.cells_of(blocks), self.level)
-                found.append(self.grid.split(self.source.read(region, self.level), blocks)[inside])
-        if len(found) == 1:
-            return found[0]
-        empty = torch.empty(0, self.source.signal.channels, self.grid.block_cells, device=self.source.device)
-        return torch.cat([empty, *found])
+        if self._kept is not None:
+            return self._kept[ids]
+        found = [torch.empty(0, self.source.signal.channels, self.grid.block_cells, device=self.source.device)]
+        for strip, numbers in self._strips():
+            inside = ids[(ids >= numbers.start) & (ids < numbers.stop)] - numbers.start
+            if len(inside):
+                found.append(self._blocks(strip)[1][inside])
+        return torch.cat(found)
 
-    def _residual(self, blocks: Box) -> Tensor:
-        """Source minus prediction of a box of blocks, [n, c, p], zero in the padding. The last one is remembered."""
-        if self._last is None or self._last[0] != blocks:
-            region = self.grid.clip(self.grid.cells_of(blocks), self.level)
-            cells = self.source.read(region, self.level)
-            if self.coarse:
-                box = parent(region, self.grid, self.level)
-                cells = cells - up(self.coarse(box), box, region, self.grid.level_box(self.level + 1))
-            self._last = (blocks, self.grid.split(cells, blocks))
-        return self._last[1]
+    def forget(self) -> None:
+        """Free the targets kept from the survey, as there is nothing left to gather, or little."""
+        self._kept = None
+
+    def _strips(self) -> list[tuple[Box, range]]:
+        """Boxes of blocks that cover the level, and the numbers of their blocks, which are consecutive."""
+        strips = []
+        for strip in self.grid.strips(self.level, STRIP_CELLS):
+            numbers = self.grid.ids(strip, self.level)
+            strips.append((strip, range(int(numbers.flat[0]), int(numbers.flat[-1]) + 1)))
+        return strips
+
+    def _blocks(self, strip: Box) -> tuple[Tensor, Tensor]:
+        """Residual and targets of a box of blocks, [n, c, p] each, zero in the padding."""
+        region = self.grid.clip(self.grid.cells_of(strip), self.level)
+        cells = self.source.read(region, self.level)
+        left = cells
+        if self.coarse:
+            box = parent(region, self.grid, self.level)
+            left = cells - up(self.coarse(box), box, region, self.grid.level_box(self.level + 1))
+        residual = self.grid.split(left, strip)
+        return residual, residual if self.residual else self.grid.split(cells, strip)

@@ -123,7 +123,10 @@ class LevelFit:
         """A training copy of the active blocks at `index`, with the rows and moments they have reached."""
         ids = self.target.blocks[index]
         kind = self.grid.kind_of(ids, self.level)
-        return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
+        targets = self.targets.gather(ids)
+        if len(self.chunks) == 1:
+            self.targets.forget()
+        return TrainingCopy(Blocks(rows, targets, self.target.amplitude[index], kind, moments), index)
 
     def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
         """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n]."""

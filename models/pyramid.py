@@ -8,7 +8,7 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 
 # Cells decoded at once by `strips`.
-STRIP_CELLS = 2**24
+STRIP_CELLS = 2**22
 
 
 class Pyramid(nn.Module):

@@ -73,9 +73,11 @@ def cell_order(seed: int, level: int, epochs: range, real_cells: Tensor, steps: 
     """
     n, device = len(real_cells), real_cells.device
     batch = math.ceil(n / steps)
+    if not n:
+        return real_cells.new_empty(len(epochs) * steps, 0)
     epoch = torch.tensor(list(epochs), device=device)[:, None]
     order = hash_bits(seed, level, epoch, torch.arange(n, device=device)).argsort(dim=1, stable=True)
-    cyclic = torch.arange(steps * batch, device=device) % max(n, 1)
+    cyclic = torch.arange(steps * batch, device=device) % n
     return real_cells[order[:, cyclic]].reshape(len(epochs) * steps, batch)
 
 
