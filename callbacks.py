@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.source import Source
-from models.miner import Miner
+from models.miner import Miner, Wave
 from pictures import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
@@ -32,7 +32,7 @@ class Figures(pl.Callback):
             "cells_per_s": wave.cells_per_s,
         }
         for logger in trainer.loggers:
-            logger.log_metrics({f"level_{wave.level}/{name}": value for name, value in figures.items()}, wave.epoch)
+            logger.log_metrics({f"level_{wave.level}/{name}": value for name, value in figures.items()}, wave.step)
 
 
 class Progress(pl.Callback):
@@ -53,12 +53,8 @@ class Progress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         self.patience.cancel()
         if self.bar is not None and (wave := module.wave):
-            psnr = f"{wave.psnr:.2f} dB"
             self.bar.n = max(self.bar.n, min(wave.done, 1.0))
-            self.bar.set_description_str(
-                f"level {wave.level}, epoch {wave.epoch}/{wave.epochs}, {wave.training} blocks in training, {psnr}",
-                refresh=False,
-            )
+            self.bar.set_description_str(_words(wave), refresh=False)
             self.bar.set_postfix_str(f"{tqdm.format_interval(wave.seconds_left)} left")
         for report in module.reports[self.shown :] if self.bar is None else ():
             seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
@@ -80,6 +76,12 @@ class Progress(pl.Callback):
     @staticmethod
     def _say_compiling() -> None:
         tqdm.write("compiling the GPU kernels for this kind of network; later runs find them on disk", file=sys.stderr)
+
+
+def _words(wave: Wave) -> str:
+    chunk = f", chunk {wave.chunk + 1}/{wave.chunks}" if wave.chunks > 1 else ""
+    epoch = f"round {wave.round}, epoch {wave.epoch}/{wave.epochs}"
+    return f"level {wave.level}{chunk}, {epoch}, {wave.training} blocks in training, {wave.psnr:.2f} dB"
 
 
 class Pictures(pl.Callback):

@@ -36,6 +36,9 @@ class Wave:
     """
 
     level: int
+    chunk: int
+    chunks: int
+    round: int
     epoch: int
     epochs: int
     training: int
@@ -45,6 +48,11 @@ class Wave:
     cells_per_s: float
     done: float
     seconds_left: float
+
+    @property
+    def step(self) -> int:
+        """Epochs of this level that lie behind, one chunk after another."""
+        return self.chunk * self.epochs + self.epoch
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,9 @@ class Miner(pl.LightningModule):
             self._work_seconds += seconds
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
-            yield Wave(
-                fit.level, window.stop, fit.epochs, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point)
-            )
+            number = -(-window.stop // self.recipe.val_freq)
+            where = fit.level, chunk, len(fit.chunks), number, window.stop, fit.epochs
+            yield Wave(*where, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.commit()
         self._point = None
