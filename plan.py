@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from datasets.grid import Grid
-from datasets.residual import LevelTargets
+from datasets.residual import KEPT_VALUES, STRIP_CELLS, LevelTargets
 from datasets.source import Source
 from models.encoding import Encoding
 from models.engine import Blocks, Round
@@ -22,6 +22,8 @@ from utils import peak_host_bytes
 ERROR_SHARE = 0.85
 # Blocks left after a pruning, measured: the sample 463, 223, 151, 54; a bunny of 128^3 145, 5, 1.
 STILL_TRAINING = 0.5
+# What importing Lightning adds to a process, measured.
+LIGHTNING_BYTES = 230 * 2**20
 # Blocks and steps that the timing takes.
 TIMED_BLOCKS = {"cpu": 256, "cuda": 8192}
 TIMED_STEPS = 6
@@ -101,13 +103,15 @@ def memory(source: Source, grid: Grid, network: Network, recipe: Recipe, active:
     cell = 4 * source.signal.channels
     chunk = min(active, recipe.b_chunks)
     level = grid.level_box(0).size
-    # Coarser levels in float32; a strip of the finest as truth, prediction and residual; targets of a chunk, once
-    # more while they are pruned; rows with two moments, their gradients and a copy.
-    added = level * cell // (2**grid.ndim - 1) + 3 * level * cell
-    added += 2 * chunk * grid.block_cells * cell + 6 * chunk * network.row_size * 4 + active * network.row_size * 4
+    # Coarser levels of the source in float32; the targets of the finest kept from its survey, and those of a chunk
+    # beside them; a strip as truth, prediction, residual and blocks; rows with moments, gradients and copies.
+    added = level * cell // (2**grid.ndim - 1)
+    added += level * cell if level * source.signal.channels <= KEPT_VALUES else 0
+    added += chunk * grid.block_cells * cell + 6 * min(level, STRIP_CELLS) * cell
+    added += 6 * chunk * network.row_size * 4 + active * network.row_size * 4
     if source.device.type == "cuda":
-        return peak_host_bytes(), added + source.cells.nbytes
-    return peak_host_bytes() + added, 0
+        return peak_host_bytes() + LIGHTNING_BYTES, added + source.cells.nbytes
+    return peak_host_bytes() + LIGHTNING_BYTES + added, 0
 
 
 def _training(plan: LevelPlan, recipe: Recipe) -> list[float]:

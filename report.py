@@ -13,6 +13,9 @@ from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
 from utils import UserError
 
+# Cells measured at once: the windows of SSIM take some fifteen times the memory of a strip.
+STRIP_CELLS = 2**20
+
 
 @torch.no_grad()
 def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
@@ -23,7 +26,7 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
     """
     squares, similarity, overlap, seams, worst = Mean(), Mean(), Overlap(), Seams(pyramid.grid.patch), 0.0
     occupancy = source.signal.mode == "occupancy"
-    for region in pyramid.strips():
+    for region in pyramid.strips(most_cells=STRIP_CELLS):
         # Windows and steps that reach back into the strip before need its last cells.
         halo = min(region.start[0], SSIM_WINDOW - 1)
         wide = Box((region.start[0] - halo, *region.start[1:]), region.stop)
