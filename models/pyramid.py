@@ -82,13 +82,13 @@ class Pyramid(nn.Module):
             values = values * (1 - cells.crop(self.grid.join(replaced, blocks), region))
         return (values + cells.crop(self.grid.join(pieces, blocks), region)).clamp_(0, 1)
 
-    def strips(self, level: int = 0, region: Box | None = None, most_cells: int = STRIP_CELLS):
+    def strips(self, level: int = 0, region: Box | None = None, most_cells: int | None = None):
         """Cut a region of a level into boxes of cells, each small enough to be decoded at once.
 
         A box is at least a row of blocks, else it has at most `most_cells` cells.
         """
         region = region or self.grid.level_box(level)
-        for blocks in self.grid.strips(level, most_cells, region):
+        for blocks in self.grid.strips(level, most_cells or STRIP_CELLS, region):
             yield self.grid.cells_of(blocks).map(
                 lambda a, b, first, last: (max(a, first), min(b, last)), region.start, region.stop
             )

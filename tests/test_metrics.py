@@ -7,10 +7,9 @@ import pytest
 import torch
 from conftest import level_cells, make_source, random_pyramid
 
-import models.pyramid
+import report
 from datasets.grid import Grid
 from metrics import Mean, Overlap, Seams, psnr, psnr_to_mse, ssim_map
-from report import quality
 
 
 @pytest.mark.parametrize(("mse", "db"), [(1, 0), (0.1, 10), (1e-4, 40), (0, math.inf)])
@@ -130,16 +129,16 @@ QUALITY = [
 @pytest.mark.parametrize("grid", QUALITY, ids=str)
 def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid, monkeypatch):
     pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
-    whole = quality(pyramid, source)
-    monkeypatch.setattr(models.pyramid, "STRIP_CELLS", 1)
+    whole = report.quality(pyramid, source)
+    monkeypatch.setattr(report, "STRIP_CELLS", 1)
     assert len(list(pyramid.strips())) == grid.block_counts(0)[0]
-    assert quality(pyramid, source) == pytest.approx(whole, rel=1e-6, nan_ok=True)
+    assert report.quality(pyramid, source) == pytest.approx(whole, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("grid", QUALITY, ids=str)
 def test_the_figures_of_a_run_against_brute_force(grid, monkeypatch):
     pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
-    found = quality(pyramid, source)
+    found = report.quality(pyramid, source)
     error = (pyramid.decode() - source.read(grid.level_box(0), 0)).double().numpy()
     assert found["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()))
     blocks = {}
@@ -154,6 +153,6 @@ def test_a_perfect_reconstruction_has_infinite_psnr_and_no_seams():
     grid = Grid((12, 12), (4, 4), 1)
     pyramid, source = random_pyramid(grid, channels=1, keep=0), make_source(grid.shape)
     source.cells.zero_()
-    found = quality(pyramid, source)
+    found = report.quality(pyramid, source)
     assert (found["psnr"], found["psnr_worst_block"], found["ssim"]) == (math.inf, math.inf, 1)
     assert math.isnan(found["seam"])
