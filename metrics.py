@@ -15,10 +15,6 @@ def psnr(mse: float) -> float:
     return -10 * math.log10(mse) if mse > 0 else math.inf
 
 
-def psnr_to_mse(db: float) -> float:
-    return 10 ** (-db / 10)
-
-
 @dataclass
 class Mean:
     """A mean over regions, summed in float64."""

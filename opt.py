@@ -21,7 +21,17 @@ DEFAULTS = {
     "volume": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 16, "last_epochs": 150, "loss_thr": 1e-4},
 }
 # Coarsest level: halve until at most this many blocks are left.
-COARSEST_BLOCKS = 128
+COARSEST_BLOCKS = {2: 128, 3: 8}
+# Beyond these nothing fits any machine.
+MOST = {
+    "n_hidden": 4096,
+    "n_layers": 64,
+    "num_epochs": 10**6,
+    "val_freq": 10**6,
+    "batch_size": 2**20,
+    "b_chunks": 2**24,
+    "n_scales": 64,
+}
 # Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
 FREE_ON_RESUME = ("resume", "max_time", "log_image", "quiet", "plan")
 
@@ -49,7 +59,7 @@ class Options:
         type=int, nargs="+", metavar="N",
     )  # fmt: skip
     n_scales: int | None = option(
-        None, f"levels of the pyramid (default: the count of num_epochs, or until {COARSEST_BLOCKS} blocks are left)",
+        None, "levels of the pyramid (default: the count of num_epochs, or until 128 blocks are left; 3D 8)",
         type=int, metavar="N",
     )  # fmt: skip
     batch_size: int | None = option(
@@ -160,11 +170,18 @@ def check(o: Options) -> None:
         o.n_scales is not None and o.num_epochs is not None and len(o.num_epochs) not in (1, o.n_scales),
         "num_epochs", f"has {len(o.num_epochs or ())} numbers for {o.n_scales} scales: give one, or one per scale",
     )  # fmt: skip
+    for name, most in MOST.items():
+        value = getattr(o, name)
+        values = value if isinstance(value, tuple) else (value,)
+        _refuse(
+            value is not None and max(values) > most, name, f"must be at most {most}, not {' '.join(map(str, values))}"
+        )
+    _refuse(o.n_layers == 1 and o.n_hidden is not None, "n_hidden", "has no meaning with --n_layers 1: leave it out")
     bad_name = o.exp_name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", o.exp_name)
     _refuse(
-        bad_name or o.exp_name in (".", ".."),
+        bad_name or len(o.exp_name or "") > 200 or o.exp_name in (".", ".."),
         "exp_name",
-        f"{o.exp_name!r} is no folder name: use letters, digits, . _ + -",
+        f"{(o.exp_name or '')[:40]!r} is no folder name: use at most 200 letters, digits, . _ + -",
     )
     _refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
     _refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
@@ -207,6 +224,8 @@ def default_name(o: Options) -> str:
 def contradictions(o: Options, given: frozenset[str], stored: Options) -> list[str]:
     """Options of a resume that are given and differ from those the run began with."""
     names = given - set(FREE_ON_RESUME) - {"exp_name"}
+    if o.path and stored.path and Path(o.path).resolve() == Path(stored.path).resolve():
+        names = names - {"path"}
     return sorted(name for name in names if _differ(name, getattr(o, name), stored))
 
 
@@ -231,7 +250,8 @@ def _per_axis(value: tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 def _scales(shape: tuple[int, ...], patch: tuple[int, ...]) -> int:
     n = 1
-    while math.prod(-(-s // (p << (n - 1))) for s, p in zip(shape, patch[::-1], strict=True)) > COARSEST_BLOCKS:
+    most = COARSEST_BLOCKS[len(shape)]
+    while math.prod(-(-s // (p << (n - 1))) for s, p in zip(shape, patch[::-1], strict=True)) > most:
         n += 1
     return n
 

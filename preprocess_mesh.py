@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from datasets.mesh import LARGEST_N, LARGEST_T, Voxeliser, read_mesh
 from datasets.occupancy import write_occupancy
+from opt import Parser
 from utils import UserError, run_command
 
 LARGEST_M = 9**3
@@ -44,11 +45,6 @@ def preprocess_mesh(path: str | os.PathLike, n: int, samples: int = 1, votes: in
     return target
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(message)
-
-
 def _cell_count(text: str) -> int:
     n = _whole(text)
     if not 1 <= n <= LARGEST_N:
@@ -78,7 +74,7 @@ def _whole(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = _Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser("preprocess_mesh.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--N", type=_cell_count, required=True, help="cells along each axis of the grid")
     parser.add_argument("--M", type=_sample_count, default=1, help="samples in a cell, an odd cube (default 1)")
     parser.add_argument("--T", type=_vote_count, default=1, help="odd number of votes; 3 or 5 for holes (default 1)")

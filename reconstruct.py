@@ -16,8 +16,6 @@ from models.pyramid import Pyramid
 from opt import Parser
 from utils import UserError, atomic_write, run_command
 
-SURFACES = (".ply", ".obj", ".stl", ".glb")
-
 
 def reconstruct(
     model: str | Path, out: str | Path, region: tuple[int, ...] | None = None, level: int = 0, threshold: float = 0.5
@@ -43,14 +41,16 @@ def reconstruct(
     signal = Signal(**about["signal"])
     out = Path(out)
     _check_ending(out, signal)
+    if signal.mode != "occupancy" and threshold != 0.5:
+        raise UserError(f"--threshold {threshold}: only shapes have a surface: leave it out")
     if not 0 <= level < pyramid.grid.n_levels:
         raise UserError(f"--level {level}: the model has levels 0 (the finest) to {pyramid.grid.n_levels - 1}")
     box = _box(pyramid, region, level)
-    if out.suffix.lower() in SURFACES:
+    if signal.mode == "occupancy" and out.suffix.lower() != ".npy":
         return _write_surface(out, pyramid, about, level, box, threshold)
     array = decode_array(pyramid, signal, box, level, threshold)
     if signal.mode not in ("occupancy", "volume"):
-        return write_image(out, array, signal.mode, (signal.low, signal.high))
+        return write_image(out, array, signal.mode, (signal.low, signal.low + 2 * signal.half))
     with atomic_write(out) as temporary, open(temporary, "wb") as file:
         np.save(file, array[..., 0] if signal.channels == 1 else array)
     return []
@@ -84,7 +84,13 @@ def _write_surface(
 
 
 def _check_ending(out: Path, signal: Signal) -> None:
-    endings = {"occupancy": (*SURFACES, ".npy"), "volume": (".npy",)}.get(signal.mode, tuple(FORMATS))
+    endings = tuple(FORMATS)
+    if signal.mode == "volume":
+        endings = (".npy",)
+    elif signal.mode == "occupancy":
+        from datasets.surface import ENDINGS
+
+        endings = (*ENDINGS, ".npy")
     if out.suffix.lower() not in endings:
         raise UserError(f"--out {out}: this model is written as one of {', '.join(endings)}")
 

@@ -24,7 +24,8 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
     Of the finest level, with peak 1. What a sum over nothing gives, as the SSIM of an image smaller than its window,
     is not a number.
     """
-    squares, similarity, overlap, seams, worst = Mean(), Mean(), Overlap(), Seams(pyramid.grid.patch), 0.0
+    squares, mean, similarity, overlap = Mean(), Mean(), Mean(), Overlap()
+    seams, worst = Seams(pyramid.grid.patch), 0.0
     occupancy = source.signal.mode == "occupancy"
     for region in pyramid.strips(most_cells=STRIP_CELLS):
         # Windows and steps that reach back into the strip before need its last cells.
@@ -33,13 +34,14 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
         found, truth = pyramid.decode(wide), source.read(wide, 0)
         error = found - truth
         squares.add(error[halo:].square())
+        mean.add(truth[halo:])
         worst = max(worst, _block_mse(pyramid, error[halo:], region).max().item())
         seams.add(error, wide.start, halo)
         if pyramid.grid.ndim == 2:
             similarity.add(ssim_map(found, truth))
         if occupancy:
             overlap.add(found[halo:] > 0.5, truth[halo:] > 0.5)
-    figures = {"psnr": psnr(squares.value), "psnr_worst_block": psnr(worst), "seam": seams.value}
+    figures = {"psnr": psnr(squares.value), "mean": mean.value, "psnr_worst_block": psnr(worst), "seam": seams.value}
     return figures | ({"iou": overlap.value} if occupancy else {"ssim": similarity.value})
 
 

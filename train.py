@@ -45,6 +45,7 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
         UserError: an option or a file cannot be used.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    utils.forget_peaks(device)
     checkpoints = Path("ckpts") / (options.exp_name or opt.default_name(options))
     model_path, store = checkpoints / "model.safetensors", Store(checkpoints / "progress")
     facts = None
@@ -83,7 +84,8 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time)
     if facts:
         miner.resume(facts, device)
-    miner.commit()
+    else:
+        miner.commit()
 
     callbacks = [
         Figures(),
@@ -101,8 +103,6 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
     model_file.save(model_path, pyramid, utils.jsonable(about))
     fit_seconds = miner.seconds
-    if not miner.stopped_early:
-        store.clear()
 
     result = _figures(model_path, source, options) | {
         "fit_s": fit_seconds,
@@ -111,6 +111,8 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     }
     with utils.atomic_write(logs / "result.json") as temporary:
         temporary.write_text(json.dumps(utils.jsonable(result), indent=2, allow_nan=False) + "\n")
+    if not miner.stopped_early:
+        store.clear()
     _say(result, model_path, options)
     return result
 
@@ -151,13 +153,18 @@ def _say(result: dict[str, Any], path: Path, options: Options) -> None:
     print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
     if result["stopped_early"]:
         print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
-    if not result["n_params"]:
-        print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
+    if not result["n_params"] and not result["stopped_early"]:
+        if result["psnr"] >= -10 * math.log10(options.loss_thr):
+            print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
+        else:
+            print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
     if options.task != "mesh":
         print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
     elif math.isnan(result["iou"]):
         print("IoU : undefined, the grid is empty", flush=True)
     else:
+        if result["mean"] == 1:
+            print("the grid is full: every cell is occupied, and there is no surface inside it")
         print(f"IoU : {result['iou']:.6f}", flush=True)
 
 
@@ -166,8 +173,7 @@ def _read_progress(store: Store, model_path: Path) -> dict[str, Any]:
     if store.exists:
         return store.read()
     if model_path.is_file():
-        print(f"{model_path}: the run is finished, there is nothing to resume")
-        sys.exit(0)
+        raise utils.Done(f"{model_path}: the run is finished, there is nothing to resume")
     raise UserError(f"--resume: nothing to resume in {model_path.parent}: start it without --resume")
 
 
@@ -185,8 +191,8 @@ def _start_over(store: Store, model_path: Path, logs: Path) -> None:
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
         print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
     store.clear()
-    for events in logs.glob("events.out.tfevents.*"):
-        events.unlink()
+    for old in (*logs.glob("events.out.tfevents.*"), *logs.glob("result.json"), *model_path.parent.glob(".*.part.*")):
+        old.unlink()
 
 
 def _fingerprint(path: str | None) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """What every room may use: user errors, atomic writes, stateless random numbers, measured memory."""
 
 import contextlib
-import errno
 import os
 import platform
 import resource
@@ -18,6 +17,10 @@ class UserError(Exception):
     """Something the user can mend. The message is one line that names the flag or file and what to do."""
 
 
+class Done(Exception):
+    """There is nothing to do, which is no error. The message is one line that says why."""
+
+
 class Interrupted(UserError):
     """Ctrl-C, at a moment when something is to be said about it."""
 
@@ -31,15 +34,22 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise
-        _fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}: free some space or choose a writable folder")
-    except torch.OutOfMemoryError:
-        _fail("--b_chunks: the device is out of memory: use a smaller value, or a smaller --batch_size")
+    except Done as done:
+        print(done)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}: free some space, or choose a writable folder")
+    except torch.OutOfMemoryError:
+        _fail("the GPU is out of memory: use smaller blocks at once (--b_chunks), a smaller batch or smaller networks")
+    except MemoryError as error:
+        _fail(f"not enough memory: use smaller sizes ({error})")
+    except RuntimeError as error:
+        # What torch says where the memory of the CPU is not enough has no exception of its own.
+        if "allocate" not in str(error) and "Storage size" not in str(error):
+            raise
+        _fail(f"not enough memory: use smaller sizes ({str(error).splitlines()[0][:100]})")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -60,7 +70,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            # Writing to an open file fails without its name.
+            raise OSError(error.errno, error.strerror or str(error), error.filename or str(path)) from error
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # Some writers make private files; the result is as readable as any other file of the user.
@@ -131,6 +145,12 @@ def versions() -> dict[str, str]:
 def peak_host_bytes() -> int:
     """The largest resident size this process has had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peaks(device: torch.device) -> None:
+    """Let `peak_device_bytes` begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_device_bytes(device: torch.device) -> int | None:

@@ -99,10 +99,14 @@ def _load_faces(path: Path) -> tuple[np.ndarray, np.ndarray]:
         whole = path.suffix.lower() != ".off" or _is_whole_off(path)
     except MemoryError:
         raise
+    except ImportError:
+        # trimesh tries its readers of text on a binary file that is cut, and wants a package for that.
+        raise UserError(f"{path}: broken, cut, or not a {path.suffix} mesh: fetch it again") from None
     except Exception as error:
         # Each of trimesh's readers fails in its own way on a broken file.
-        reason = f"{type(error).__name__}: {error}"[:160]
-        raise UserError(f"{path}: broken, cut, or not a {path.suffix} mesh: fetch it again ({reason})") from None
+        raise UserError(
+            f"{path}: broken, cut, or not a {path.suffix} mesh ({type(error).__name__}): fetch it again"
+        ) from None
     finally:
         log.disabled = was_disabled
     if not whole:

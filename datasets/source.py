@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets.grid import Box, Grid, child, down
+from utils import UserError
 
 # Cells turned to float32 at once while a coarser level is made.
 STRIP_CELLS = 2**24
@@ -33,6 +34,8 @@ class Signal:
     @classmethod
     def of(cls, array: np.ndarray, mode: str) -> "Signal":
         """The signal of an array [*space, c]."""
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            raise UserError(f"numbers of type {array.dtype} are wider than this reads: save them as float64")
         if array.dtype.kind == "b":
             low, high = 0.0, 1.0
         elif array.dtype.kind == "u":

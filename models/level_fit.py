@@ -136,11 +136,11 @@ class LevelFit:
         blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
         return copy.trained(blocks), self.engine.errors(self.network, self.inputs, blocks, self._real)
 
-    def sync(self, copy: TrainingCopy, mse: Tensor) -> TrainingCopy:
-        """Write a copy and its blocks' errors into the level; the copy without the blocks that are good enough."""
+    def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
+        """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""
         copy.sync(self.target)
         self.errors[self.target.blocks[copy.index]] = mse
-        return copy.pruned(mse < self.recipe.loss_thr)
+        return copy.pruned(mse < self.recipe.loss_thr) if prune else copy
 
     def state(self, chunk: Tensor) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""

@@ -116,7 +116,11 @@ class Miner(pl.LightningModule):
     @property
     def seconds(self) -> float:
         """Time spent on this fit, with what earlier sessions of it took."""
-        return self._earlier + time.perf_counter() - self._started
+        return self._earlier + self._session
+
+    @property
+    def _session(self) -> float:
+        return time.perf_counter() - self._started
 
     # What Lightning asks of a module: one batch an epoch, and no optimizer of its own.
 
@@ -153,19 +157,21 @@ class Miner(pl.LightningModule):
             elif not self._out_of_time():
                 yield from self._chunk(fit, chunk)
                 self.store.keep(f"chunk_{level}_{chunk}", fit.state(index))
+                self.store.drop("point")
         networks, report = fit.finish()
         self.pyramid.add(level, networks)
         self.reports.append(report)
-        self.store.drop("chunk_")
         self.store.keep(f"level_{level}", _level_state(networks, report))
+        self.store.drop("chunk_")
 
     def _chunk(self, fit: LevelFit, chunk: int) -> Iterator[Wave]:
         self._point = self._start(fit, chunk)
         while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()
-            window = range(point.epoch, min(point.epoch + self._round_epochs(len(point.copy)), fit.epochs))
+            window = self._window(point)
             copy, mse = fit.train(point.copy, window)
-            self._point = Point(fit, chunk, window.stop, fit.sync(copy, mse))
+            at_end = window.stop % self.recipe.val_freq == 0 or window.stop == fit.epochs
+            self._point = Point(fit, chunk, window.stop, fit.sync(copy, mse, prune=at_end))
             loss, seconds = mse.mean().item(), time.perf_counter() - started
             self._work += len(copy) * len(window)
             self._work_seconds += seconds
@@ -173,32 +179,33 @@ class Miner(pl.LightningModule):
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
             number = -(-window.stop // self.recipe.val_freq)
             where = fit.level, chunk, len(fit.chunks), number, window.stop, fit.epochs
-            yield Wave(*where, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.commit()
+            yield Wave(*where, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
         self._point = None
 
     def _start(self, fit: LevelFit, chunk: int) -> Point:
         """A chunk's fresh networks, or where an earlier session left them."""
         stored = self.store.piece("point", self.device)
-        self.store.drop("point")
         if stored and (stored["level"], stored["chunk"]) == (fit.level, chunk):
             fit.restore(fit.chunks[chunk], stored["target"])
             return Point(fit, chunk, stored["epoch"], fit.copy(stored["index"], stored["rows"], stored["moments"]))
         return Point(fit, chunk, 0, fit.start(fit.chunks[chunk]))
 
-    def _round_epochs(self, blocks: int) -> int:
-        """Epochs of the next round: val_freq, or as many as the time that is left is enough for."""
-        if self.max_time is None or not self._work:
-            return self.recipe.val_freq
-        affordable = (self.max_time - self.seconds) * self._work / self._work_seconds / blocks
-        return min(self.recipe.val_freq, max(1, int(affordable)))
+    def _window(self, point: Point) -> range:
+        """The epochs up to the next pruning, or as many as the time that is left is enough for."""
+        rounds = point.epoch // self.recipe.val_freq + 1
+        stop = min(rounds * self.recipe.val_freq, point.fit.epochs)
+        if self.max_time is not None and self._work:
+            affordable = (self.max_time - self._session) * self._work / self._work_seconds / len(point.copy)
+            stop = min(stop, point.epoch + max(1, int(affordable)))
+        return range(point.epoch, stop)
 
     def _out_of_time(self) -> bool:
-        if self.max_time is not None and not self.stopped_early and self.seconds >= self.max_time:
-            self.stopped_early = True
-            # The levels are closed as they stand, but a resume goes on from here.
+        if self.max_time is not None and not self.stopped_early and self._session >= self.max_time:
+            # A resume goes on from here; the levels are closed as they stand, and that is never committed.
             self.commit()
+            self.stopped_early = True
         return self.stopped_early
 
     def _ahead(self, point: Point) -> tuple[float, float]:
@@ -214,7 +221,8 @@ class Miner(pl.LightningModule):
 
     def commit(self) -> None:
         """Put on disk what a resume needs: finished levels, finished chunks, and the chunk in flight."""
-        self.store.drop("point")
+        if self.stopped_early:
+            return
         if self._point:
             self.store.keep("point", self._point.state())
         self.store.commit({**self.facts, "seconds": self.seconds})

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from datasets.grid import Grid
 from datasets.source import Signal
@@ -27,6 +26,7 @@ from utils import UserError, atomic_write
 FORMAT = "miner"
 VERSION = 1
 MOST_CELLS = 2**50
+MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
 def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
@@ -50,7 +50,8 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
         tensors[f"{level}.amplitude"] = networks.amplitude.cpu()
         tensors[f"{level}.rows"] = networks.rows.detach().cpu()
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"miner": json.dumps(header, allow_nan=False)})
+        # Written by Python, whose errors say what is wrong with the disk.
+        temporary.write_bytes(safetensors.torch.save(tensors, {"miner": json.dumps(header, allow_nan=False)}))
 
 
 def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "auto") -> tuple[Pyramid, dict[str, Any]]:
@@ -133,6 +134,7 @@ def _check_about(about: Any, pyramid: Pyramid) -> None:
     _require(all(type(n) in (int, float) and math.isfinite(n) for n in numbers), "range of values")
     _require(isinstance(signal.dtype, str) and np.dtype(signal.dtype).kind in "biuf", "dtype")
     _require(signal.channels == pyramid.channels and isinstance(signal.mode, str), "signal")
+    _require(MODE_CHANNELS.get(signal.mode, signal.channels) == signal.channels, f"mode {signal.mode[:20]}")
     if signal.mode == "occupancy":
         corners = [float(n) for corner in about["bounds"] for n in corner]
         _require(len(corners) == 6 and all(map(math.isfinite, corners)) and pyramid.grid.ndim == 3, "bounds")

@@ -3,6 +3,7 @@
 The journal names the pieces it believes in, so a run killed between two writes finds the last journal and its pieces.
 """
 
+import io
 import json
 import os
 from pathlib import Path
@@ -49,7 +50,10 @@ class Store:
             # Never the name of a file that the last journal believes in.
             file = f"{name}.{self._commits}.pt"
             with atomic_write(self.folder / file) as temporary:
-                torch.save(piece, temporary)
+                # Written by Python, whose errors say what is wrong with the disk.
+                packed = io.BytesIO()
+                torch.save(piece, packed)
+                temporary.write_bytes(packed.getbuffer())
             self._written[name] = file
         self._waiting = {}
         journal = {"version": VERSION, "commits": self._commits, "pieces": self._written, **facts}

@@ -9,17 +9,12 @@ from conftest import level_cells, make_source, random_pyramid
 
 import report
 from datasets.grid import Grid
-from metrics import Mean, Overlap, Seams, psnr, psnr_to_mse, ssim_map
+from metrics import Mean, Overlap, Seams, psnr, ssim_map
 
 
 @pytest.mark.parametrize(("mse", "db"), [(1, 0), (0.1, 10), (1e-4, 40), (0, math.inf)])
 def test_psnr_is_10_log10_of_1_over_mse(mse, db):
     assert psnr(mse) == pytest.approx(db)
-
-
-@pytest.mark.parametrize("db", [0, 12.5, 40, 99])
-def test_psnr_to_mse_is_the_inverse(db):
-    assert psnr(psnr_to_mse(db)) == pytest.approx(db)
 
 
 def test_a_mean_is_that_of_all_values_however_they_are_added():

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from datasets.grid import Grid
-from models import model_file
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.model_file import load, save
@@ -96,13 +95,15 @@ def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, e
     pyramid = saved(path)
     before = path.read_bytes()
 
-    def half(tensors, temporary, metadata):
-        temporary.write_bytes(before[: len(before) // 2])
+    def half(temporary, data):
+        with open(temporary, "wb") as file:
+            file.write(data[: len(data) // 2])
         raise error
 
-    monkeypatch.setattr(model_file, "save_file", half)
-    with pytest.raises(type(error)):
-        save(path, pyramid, ABOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_bytes", half)
+        with pytest.raises(type(error)):
+            save(path, pyramid, ABOUT)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import models.level_fit
 import models.miner
 import opt
 from datasets.image_writer import write_image
@@ -46,6 +47,19 @@ def refused(capsys, *argv: str) -> str:
 
 def tensors(name: str) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(f"ckpts/{name}/model.safetensors")
+
+
+@pytest.fixture
+def epochs(monkeypatch) -> list[tuple[int, int]]:
+    """The (level, first epoch) of every round that is trained."""
+    seen, train_round = [], models.level_fit.LevelFit.train
+
+    def note(self, copy, window):
+        seen.append((self.level, window.start))
+        return train_round(self, copy, window)
+
+    monkeypatch.setattr(models.level_fit.LevelFit, "train", note)
+    return seen
 
 
 def same_model(a: str, b: str) -> bool:
@@ -87,8 +101,9 @@ def test_how_chunks_are_cut_does_not_change_the_model():
 
 
 @pytest.mark.parametrize("waves", [1, 2, 4])
-def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(waves, monkeypatch):
+def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(waves, monkeypatch, epochs):
     run("--exp_name", "straight", "--b_chunks", "8")
+    rounds = epochs[:]
     monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
     step, seen = models.miner.Miner.training_step, []
 
@@ -103,7 +118,9 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
         run("--exp_name", "broken", "--b_chunks", "8")
     monkeypatch.setattr(models.miner.Miner, "training_step", step)
     assert not Path("ckpts/broken/model.safetensors").exists()
+    epochs.clear()
     train(*opt.parse(["--exp_name", "broken", "--resume", "--quiet"]))
+    assert epochs == rounds[waves:]
     assert same_model("straight", "broken")
     assert not Path("ckpts/broken/progress").exists()
 
@@ -128,7 +145,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted
     assert same_model("straight", "killed")
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys):
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys, epochs):
     step, seen = models.miner.Miner.training_step, []
 
     def press(self, batch, batch_idx):
@@ -143,17 +160,21 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys):
     assert exit_.value.code == 130
     assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
     monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    before = epochs[:]
+    epochs.clear()
     main(["--exp_name", "x", "--resume", "--quiet"])
+    resumed = epochs[:]
+    epochs.clear()
     run("--exp_name", "straight")
+    assert before + resumed == epochs
     assert same_model("x", "straight")
 
 
 def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys):
     run("--exp_name", "x")
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(["--exp_name", "x", "--resume"])
-    assert exit_.value.code == 0 and "finished" in capsys.readouterr().out
+    run_command(lambda: main(["--exp_name", "x", "--resume"]))
+    assert "finished" in capsys.readouterr().out
     assert "nothing to resume" in refused(capsys, "--exp_name", "y", "--resume")
 
 
@@ -181,30 +202,49 @@ def test_starting_over_says_so_and_keeps_the_old_model_until_the_new_one_is_whol
     assert Path("ckpts/x/model.safetensors").read_bytes() != before
 
 
-def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys):
-    run("--exp_name", "straight")
-    result = run("--exp_name", "x", "--max_time", "0.0001")
+def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys, epochs, monkeypatch):
+    run("--exp_name", "straight", "--num_epochs", "8", "--val_freq", "4")
+    result = run("--exp_name", "x", "--num_epochs", "8", "--val_freq", "4", "--max_time", "0.0001")
     assert result["stopped_early"] and np.isfinite(result["psnr"])
     assert "--resume" in capsys.readouterr().out
+    # Time for some epochs of a round only: the resume must not prune where the straight run did not.
+    window = models.miner.Miner._window
+    monkeypatch.setattr(
+        models.miner.Miner,
+        "_window",
+        lambda self, point: range((w := window(self, point)).start, min(w.stop, w.start + 3)),
+    )
     train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
+    assert (0, 3) in epochs
     assert same_model("x", "straight")
 
 
-def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(capsys, monkeypatch):
+def test_a_kill_while_the_figures_are_measured_loses_none_of_them():
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr("train.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        run("--exp_name", "x")
+    train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
+    run("--exp_name", "straight")
+    assert same_model("x", "straight") and Path("logs/x/result.json").exists()
+
+
+@pytest.mark.parametrize("commit_always", [False, True])
+def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always):
     run("--exp_name", "x")
     before = Path("ckpts/x/model.safetensors").read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device", "ckpts/x/model.safetensors")
-
-    monkeypatch.setattr(model_file, "save_file", full)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        run_command(lambda: main([*TINY, "--exp_name", "x", "--seed", "5"]))
-    assert exit_.value.code == 2
-    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    driver = (
+        "import models.miner, resource, signal, sys, train, utils\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        f"models.miner.SECONDS_BETWEEN_COMMITS = {0 if commit_always else 1000}\n"
+        "utils.run_command(lambda: train.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "x", "--seed", "5"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ckpts/x/") and "Traceback" not in done.stderr
     assert Path("ckpts/x/model.safetensors").read_bytes() == before
-    assert not [p for p in Path("ckpts/x").iterdir() if p.name.endswith(".part.safetensors")]
+    assert not list(Path("ckpts/x").rglob("*.part*"))
 
 
 def test_an_unwritable_folder_is_one_line(capsys):

@@ -60,9 +60,10 @@ def test_an_empty_grid_says_so_and_is_json(capsys):
     assert json.loads(Path("logs/x/result.json").read_text())["iou"] is None
 
 
-def test_a_full_grid_is_fitted():
+def test_a_full_grid_says_so(capsys):
     np.save("grid.npy", np.ones((9, 9, 9), bool))
     assert run("--task", "mesh", "--path", "grid.npy")["iou"] == 1
+    assert "full" in capsys.readouterr().out.splitlines()[-2]
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz"])

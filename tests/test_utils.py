@@ -110,7 +110,7 @@ def test_what_the_user_can_mend_is_one_line_and_an_exit_code(capsys, error, code
     assert says in err and err.count("\n") == bool(says)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.EIO, "broken", "a.bin")], ids=repr)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes do not match")], ids=repr)
 def test_a_bug_is_not_dressed_up_as_a_user_error(error):
     def main():
         raise error
