@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SSIM_WINDOW = 11
@@ -88,12 +87,19 @@ def ssim_map(x: Tensor, y: Tensor) -> Tensor:
     """
     if min(x.shape[:2]) < SSIM_WINDOW:
         return x.new_empty(0)
-    offset = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
+    offset = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     window = torch.exp(-(offset**2) / (2 * 1.5**2))
-    window = window / window.sum()
+    weights = (window / window.sum()).tolist()
 
     def blur(image: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(image[:, None], window[None, None, None]), window[None, None, :, None])[:, 0]
+        # As sums of shifted images: torch's convolution of one channel on the CPU copies every window.
+        for axis in (1, 2):
+            size = image.shape[axis] - SSIM_WINDOW + 1
+            total = image.narrow(axis, 0, size) * weights[0]
+            for shift, weight in enumerate(weights[1:], 1):
+                total.add_(image.narrow(axis, shift, size), alpha=weight)
+            image = total
+        return image
 
     x, y = x.movedim(-1, 0), y.movedim(-1, 0)
     mean_x, mean_y = blur(x), blur(y)
