@@ -136,6 +136,8 @@ def _open_array(path: Path) -> np.ndarray:
         # A hostile header reaches the parser of literals, the dtype constructor and mmap, each with its own errors.
         raise UserError(f"{path}: not a whole .npy file without pickle ({error})") from None
     if not isinstance(array, np.memmap):
+        if isinstance(array, np.lib.npyio.NpzFile):
+            array.close()
         raise UserError(f"{path}: not a .npy array: save the grid with np.save")
     if array.dtype not in (np.bool_, np.uint8):
         raise UserError(f"{path}: an occupancy grid is of bool or uint8, this array is {array.dtype}")

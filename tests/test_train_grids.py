@@ -1,5 +1,6 @@
 """train.py on occupancy grids and volumes: the same path as images, with IoU and a surface."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def test_bad_grids_are_one_line(name, make, task, capsys):
     err = capsys.readouterr().err
     assert exit_.value.code == 2 and name in err and err.count("\n") == 1
     assert not Path("ckpts").exists()
+    # A file left open would be warned of here.
+    gc.collect()
 
 
 def test_a_task_without_a_file_is_refused(capsys):
