@@ -23,6 +23,7 @@ import utils
 from datasets import open_source
 from datasets.grid import Grid
 from datasets.source import Source
+from metrics import psnr
 from models import model_file
 from models.encoding import Encoding
 from models.engine import choose_engine
@@ -154,7 +155,7 @@ def _say(result: dict[str, Any], path: Path, options: Options) -> None:
     if result["stopped_early"]:
         print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
     if not result["n_params"] and not result["stopped_early"]:
-        if result["psnr"] >= -10 * math.log10(options.loss_thr):
+        if result["psnr"] >= psnr(options.loss_thr):
             print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
         else:
             print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
@@ -227,11 +228,13 @@ def _calm_lightning() -> Iterator[None]:
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*configure_optimizers. returned .None.*")
-        warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
-        yield
-    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*configure_optimizers. returned .None.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """One level in training: what is left to learn, which blocks are active, and their networks, round by round."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ class LevelFit:
             for kind in range(self.grid.n_kinds)
         ]
 
-    @property
+    @cached_property
     def chunks(self) -> list[Tensor]:
         """Ranges of the active blocks, int64, each at most b_chunks long and none much shorter than another."""
         n = len(self.target)
