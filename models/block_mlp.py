@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.network import Network
+from models.rows import FileRows
 
 
 class BlockMLP(nn.Module):
@@ -13,23 +14,33 @@ class BlockMLP(nn.Module):
         network: the shape of each.
         blocks: int64 [n], the numbers of the active blocks in rising order.
         amplitude: [n], the scale of a sin output.
-        rows: [n, row], the parameters.
+        rows: [n, row], the parameters: a tensor, which alone can be trained, or rows that stay in a file.
     """
 
-    def __init__(self, network: Network, blocks: Tensor, amplitude: Tensor, rows: Tensor):
+    def __init__(self, network: Network, blocks: Tensor, amplitude: Tensor, rows: Tensor | FileRows):
         super().__init__()
         self.network = network
         self.register_buffer("blocks", blocks)
         self.register_buffer("amplitude", amplitude)
         # Trained through the training copy and written by sync, never by an optimizer of its own.
-        self.rows = nn.Parameter(rows, requires_grad=False)
+        self.rows = nn.Parameter(rows, requires_grad=False) if isinstance(rows, Tensor) else rows
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     @property
     def n_params(self) -> int:
-        return self.rows.numel()
+        return len(self) * self.network.row_size
+
+    @property
+    def bytes_read(self) -> int:
+        """What was read so far of rows that stay in a file."""
+        return self.rows.bytes_read if isinstance(self.rows, FileRows) else 0
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], wherever they live."""
+        rows = self.rows.take(index) if isinstance(self.rows, FileRows) else self.rows[index]
+        return rows, self.amplitude[index]
 
     def sync(self, index: Tensor, rows: Tensor) -> None:
         """Write trained rows [m, row] at positions `index`, int64 [m]."""

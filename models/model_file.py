@@ -21,6 +21,7 @@ from models.encoding import Encoding
 from models.engine import ReferenceEngine, choose_engine
 from models.network import Network
 from models.pyramid import Pyramid
+from models.rows import FileRows, Segment
 from utils import UserError, atomic_write
 
 FORMAT = "miner"
@@ -47,15 +48,22 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
     tensors = {}
     for level, networks in pyramid.levels.items():
         tensors[f"{level}.blocks"] = networks.blocks.cpu()
-        tensors[f"{level}.amplitude"] = networks.amplitude.cpu()
-        tensors[f"{level}.rows"] = networks.rows.detach().cpu()
+        rows, amplitude = networks.take(torch.arange(len(networks), device=networks.blocks.device))
+        tensors[f"{level}.amplitude"] = amplitude.cpu()
+        tensors[f"{level}.rows"] = rows.detach().cpu()
     with atomic_write(path) as temporary:
         # Written by Python, whose errors say what is wrong with the disk.
         temporary.write_bytes(safetensors.torch.save(tensors, {"miner": json.dumps(header, allow_nan=False)}))
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "auto") -> tuple[Pyramid, dict[str, Any]]:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", engine: str = "auto", lazy: bool = False
+) -> tuple[Pyramid, dict[str, Any]]:
     """Rebuild a pyramid from a file, and give it with the facts it was saved with.
+
+    Args:
+        lazy: leave the rows in the file, where a decode reads those that it needs, each time it needs them, and
+            raises UserError if they are not usable. Else they are read now and live on the device.
 
     Raises:
         UserError: the file is missing, cut, of another kind, of a newer version, or contradicts itself.
@@ -67,7 +75,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", engine: str = "au
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("miner", "null"))
             _check_kind(path, header)
-            pyramid = _build(header, file, engine, torch.device(device))
+            pyramid = _build(header, engine, torch.device(device))
+            _add_levels(pyramid, path, file, header["levels"], lazy)
     except UserError:
         raise
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
@@ -86,7 +95,7 @@ def _check_kind(path: Path, header: Any) -> None:
         raise UserError(f"{path}: written by a newer version (format {header.get('version')}, this reads {VERSION})")
 
 
-def _build(header: dict[str, Any], file, engine: str, device: torch.device) -> Pyramid:
+def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid:
     shape, patch = (tuple(_positive(n) for n in header["grid"][key]) for key in ("shape", "patch"))
     grid = Grid(shape, patch, _positive(header["grid"]["n_levels"]))
     _require(math.prod(shape) <= MOST_CELLS and grid.block_cells <= 2**24 and grid.n_levels <= 64, "sizes")
@@ -100,24 +109,39 @@ def _build(header: dict[str, Any], file, engine: str, device: torch.device) -> P
         evaluator, _ = choose_engine(engine, next(iter(networks.values())), device)
     pyramid = Pyramid(grid, encoding, _positive(header["channels"]), evaluator)
     _check_about(header["about"], pyramid)
-    for name, network in networks.items():
-        level = int(name)
-        _require(name == str(level) and 0 <= level < grid.n_levels, f"level {name}")
-        _require((network.n_in, network.n_out) == (encoding.width, pyramid.channels), f"networks of level {name}")
-        blocks, amplitude, rows = (file.get_tensor(f"{name}.{key}") for key in ("blocks", "amplitude", "rows"))
-        _require(
-            rows.shape == (len(blocks), network.row_size) and amplitude.shape == blocks.shape, f"rows of level {name}"
-        )
-        _require(
-            rows.dtype == amplitude.dtype == torch.float32 and blocks.dtype == torch.int64, f"dtypes of level {name}"
-        )
-        _require(blocks.ndim == 1, f"block numbers of level {name}")
-        _require(bool(rows.isfinite().all() and amplitude.isfinite().all()), f"numbers of level {name}")
-        rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
-        inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < grid.n_blocks(level))
-        _require(rising and inside, f"block numbers of level {name}")
-        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows))
     return pyramid
+
+
+def _add_levels(pyramid: Pyramid, path: Path, file, levels: dict[str, Any], lazy: bool) -> None:
+    offsets = _offsets(path)
+    for name, shape in levels.items():
+        level, network = int(name), Network(**shape)
+        _require(name == str(level) and 0 <= level < pyramid.grid.n_levels, f"level {name}")
+        widths = (pyramid.encoding.width, pyramid.channels)
+        _require((network.n_in, network.n_out) == widths, f"networks of level {name}")
+        # Copies, for the library's tensors hold on to a mapping of the file.
+        blocks, amplitude = (file.get_tensor(f"{name}.{key}").clone() for key in ("blocks", "amplitude"))
+        _require(blocks.ndim == 1 and blocks.dtype == torch.int64, f"block numbers of level {name}")
+        _require(amplitude.shape == blocks.shape, f"amplitudes of level {name}")
+        _require(amplitude.dtype == torch.float32 and bool(amplitude.isfinite().all()), f"amplitudes of level {name}")
+        rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
+        inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < pyramid.grid.n_blocks(level))
+        _require(rising and inside, f"block numbers of level {name}")
+        rows = file.get_slice(f"{name}.rows")
+        _require(rows.get_shape() == [len(blocks), network.row_size], f"rows of level {name}")
+        _require(rows.get_dtype() == "F32", f"dtype of the rows of level {name}")
+        stored = FileRows([Segment(path, offsets[f"{name}.rows"], len(blocks))], network.row_size)
+        pyramid.add(
+            level, BlockMLP(network, blocks, amplitude, stored if lazy else stored.take(torch.arange(len(blocks))))
+        )
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Where each tensor's numbers begin, from a header that the library has accepted but does not show."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {name: 8 + length + item["data_offsets"][0] for name, item in header.items() if name != "__metadata__"}
 
 
 def _network(name: str, shape: dict[str, Any]) -> Network:

@@ -42,6 +42,11 @@ class Pyramid(nn.Module):
     def n_params(self) -> int:
         return sum(level.n_params for level in self.levels.values())
 
+    @property
+    def bytes_read(self) -> int:
+        """What was read so far of rows that stay in a file."""
+        return sum(level.bytes_read for level in self.levels.values())
+
     @torch.no_grad()
     def decode(self, region: Box | None = None, level: int = 0) -> Tensor:
         """The values of a region of a level, [*region, c] float32 in [0, 1]; equal to the crop of the whole decode.
@@ -74,7 +79,7 @@ class Pyramid(nn.Module):
         if not len(hit):
             return values
         pieces = values.new_zeros(len(ids), self.channels, self.grid.block_cells)
-        pieces[hit] = self.engine.predict(networks.network, self.inputs, networks.rows[rows], networks.amplitude[rows])
+        pieces[hit] = self.engine.predict(networks.network, self.inputs, *networks.take(rows))
         cells = self.grid.cells_of(blocks)
         if networks.network.output == "sigmoid":
             replaced = values.new_zeros(len(ids), 1, self.grid.block_cells)

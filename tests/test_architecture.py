@@ -39,6 +39,7 @@ FLOORS = {
     "datasets.surface": 2,
     "datasets.volume": 2,
     "models.block_mlp": 2,
+    "models.rows": 2,
     "models.training_copy": 2,
     "models.level_fit": 2,
     "models.store": 2,

@@ -10,7 +10,7 @@ from conftest import GRIDS, grid_id, random_box, random_pyramid
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from datasets.grid import Grid
+from datasets.grid import Box, Grid
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.model_file import load, save
@@ -34,20 +34,22 @@ def contents(path):
 
 
 def refused(path):
-    """The line that a file is refused with."""
-    with pytest.raises(UserError) as error:
-        load(path)
-    line = str(error.value)
-    assert "\n" not in line and path.name in line and len(line) < 500
+    """The line that a file is refused with, at the latest when its rows are read."""
+    for lazy in (True, False):
+        with pytest.raises(UserError) as error:
+            load(path, lazy=lazy)[0].decode()
+        line = str(error.value)
+        assert "\n" not in line and path.name in line and len(line) < 500
     return line
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
 @pytest.mark.parametrize("gaussian", [False, True], ids=["laplacian", "gaussian"])
-def test_what_is_loaded_decodes_to_the_same_bits(tmp_path, grid, gaussian):
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "in the file"])
+def test_what_is_loaded_decodes_to_the_same_bits(tmp_path, grid, gaussian, lazy):
     path, generator = tmp_path / "model.safetensors", np.random.default_rng(0)
     pyramid = saved(path, grid, gaussian=gaussian)
-    found, about = load(path)
+    found, about = load(path, lazy=lazy)
     assert about == ABOUT
     assert (found.grid, found.encoding, found.channels) == (pyramid.grid, pyramid.encoding, pyramid.channels)
     assert found.n_params == pyramid.n_params
@@ -74,6 +76,25 @@ def test_levels_that_were_never_reached_are_absent(tmp_path):
     assert found.level(0) is None and torch.equal(found.decode(), pyramid.decode())
     save(path, Pyramid(GRID, Encoding(2, 1), 2, ReferenceEngine()), ABOUT)
     assert not load(path)[0].decode().any()
+
+
+def test_a_region_reads_the_rows_that_it_touches_and_no_other(tmp_path):
+    path = tmp_path / "model.safetensors"
+    saved(path, Grid((512, 512), (8, 8), 3), keep=2)
+    pyramid, _ = load(path, lazy=True)
+    assert pyramid.bytes_read == 0 and pyramid.n_params * 4 > path.stat().st_size * 0.9
+    pyramid.decode(Box((100, 100), (101, 101)))
+    rows = sum(4 * level.network.row_size for level in pyramid.levels.values())
+    assert rows <= pyramid.bytes_read <= 4 * rows
+    whole, _ = load(path)
+    assert whole.bytes_read == 0
+
+
+def test_a_lazy_model_is_saved_as_it_was(tmp_path):
+    path, again = tmp_path / "model.safetensors", tmp_path / "again.safetensors"
+    saved(path)
+    save(again, *load(path, lazy=True))
+    assert path.read_bytes() == again.read_bytes()
 
 
 def test_a_file_is_about_as_large_as_its_parameters(tmp_path):
@@ -142,11 +163,9 @@ def test_a_file_with_a_wrong_byte_is_refused_or_decoded_but_never_a_traceback(tm
         spoilt[place] ^= int(generator.integers(1, 256))
         path.write_bytes(spoilt)
         try:
-            pyramid, _ = load(path)
+            load(path, lazy=bool(place % 2))[0].decode()
         except UserError as error:
             assert "\n" not in str(error)
-        else:
-            pyramid.decode()
 
 
 FOREIGN = {
