@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from datasets.grid import Grid
+from datasets.grid import Box, Grid, parent, up
 from datasets.residual import KEPT_VALUES, STRIP_CELLS, LevelTargets
 from datasets.source import Source
 from models.encoding import Encoding
@@ -46,14 +47,20 @@ def plan_levels(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe) 
     plans = []
     for level in reversed(range(grid.n_levels)):
         top = level == grid.n_levels - 1
-        coarse = None if top else lambda box, level=level: source.read(box, level + 1)
-        energy, _ = LevelTargets(source, coarse, grid, level).survey()
+        prediction = None if top else lambda region, level=level: _upsampled(source, grid, level, region)
+        energy, _ = LevelTargets(source, prediction, grid, level).survey()
         share = (COARSE_SHARE if level else 1.0) * (1.0 if top else ERROR_SHARE)
         active = int((energy > recipe.loss_thr * share).sum())
         network = level_network(recipe, encoding.width, source.signal.channels, top)
         params = active * network.row_size
         plans.append(LevelPlan(level, grid.level_box(level).stop, len(energy), active, params, recipe.epochs[level]))
     return plans
+
+
+def _upsampled(source: Source, grid: Grid, level: int, region: Box) -> Tensor:
+    """A region of a level as the source's own coarser level has it."""
+    coarse = parent(region, grid, level)
+    return up(source.read(coarse, level + 1), coarse, region, grid.level_box(level + 1))
 
 
 def seconds_per_step(recipe: Recipe, grid: Grid, inputs, network: Network, engine) -> tuple[float, float]:

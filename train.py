@@ -81,32 +81,34 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     if not facts:
         _start_over(store, model_path, logs)
 
-    pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
-    miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time)
-    if facts:
-        miner.resume(facts, device)
-    else:
-        miner.commit()
-
     callbacks = [
         Figures(),
         *([] if options.quiet else [Progress()]),
         *([Pictures(source)] if options.log_image else []),
     ]
-    with _calm_lightning(), _interruptible(miner, options.exp_name):
+    with _calm_lightning():
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=-1, callbacks=callbacks,
             logger=TensorBoardLogger("logs", name=options.exp_name, version=""), log_every_n_steps=1,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(miner)
+        pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
+        miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time)
+        if facts:
+            miner.resume(facts, device)
+        else:
+            miner.commit()
+        with _interruptible(miner, options.exp_name):
+            trainer.fit(miner)
+    fit_seconds = miner.seconds
     about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
     about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
     model_file.save(model_path, pyramid, utils.jsonable(about))
-    fit_seconds = miner.seconds
+    save_seconds = miner.seconds - fit_seconds
 
     result = _figures(model_path, source, options) | {
         "fit_s": fit_seconds,
+        "save_s": save_seconds,
         "wall_s": utils.process_seconds(),
         "stopped_early": miner.stopped_early,
     }

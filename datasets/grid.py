@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -99,10 +98,12 @@ class Grid:
         """The part of `region` that lies inside the level."""
         return region.map(lambda a, b, n: (max(a, 0), min(b, n)), self.level_box(level).stop)
 
-    def ids(self, blocks: Box, level: int) -> np.ndarray:
+    def ids(self, blocks: Box, level: int, device: torch.device | str = "cpu") -> Tensor:
         """The numbers, in raster order over the level, of a box of blocks: int64 shaped like the box."""
-        axes = [np.arange(a, b) for a, b in zip(blocks.start, blocks.stop, strict=True)]
-        return np.ravel_multi_index(np.ix_(*axes), self.block_counts(level))
+        numbers = torch.zeros((), dtype=torch.int64, device=device)
+        for a, b, count in zip(blocks.start, blocks.stop, self.block_counts(level), strict=True):
+            numbers = numbers[..., None] * count + torch.arange(a, b, device=device)
+        return numbers
 
     def strips(self, level: int, most_cells: int, region: Box | None = None) -> Iterator[Box]:
         """Cut a level, or the blocks that touch a region of it, into runs of whole rows of blocks along the slow axis.

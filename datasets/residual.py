@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from datasets.grid import Box, Grid, parent, up
+from datasets.grid import Box, Grid
 from datasets.source import Source
 
 # Cells of a level handled at once, which bounds the memory of a survey; and the most values of a level whose targets
@@ -19,15 +19,15 @@ class LevelTargets:
 
     Args:
         source: the signal.
-        coarse: gives the prediction of level + 1 for a box of it, [*box, c] in [0, 1]; None at the coarsest level,
-            where the prediction is zero.
+        prediction: what the coarser levels say of a region of this level, [*region, c] in [0, 1]; None at the
+            coarsest level, of which nothing is known.
         residual: whether a block learns source minus prediction, or the source itself (Gaussian pyramid).
     """
 
     def __init__(
-        self, source: Source, coarse: Callable[[Box], Tensor] | None, grid: Grid, level: int, residual: bool = True
+        self, source: Source, prediction: Callable[[Box], Tensor] | None, grid: Grid, level: int, residual: bool = True
     ):
-        self.source, self.coarse, self.grid, self.level, self.residual = source, coarse, grid, level, residual
+        self.source, self.prediction, self.grid, self.level, self.residual = source, prediction, grid, level, residual
         self.real_cells = torch.tensor([len(grid.real_cells(kind, level)) for kind in range(grid.n_kinds)])
         self._kept: Tensor | None = None
 
@@ -67,16 +67,12 @@ class LevelTargets:
         strips = []
         for strip in self.grid.strips(self.level, STRIP_CELLS):
             numbers = self.grid.ids(strip, self.level)
-            strips.append((strip, range(int(numbers.flat[0]), int(numbers.flat[-1]) + 1)))
+            strips.append((strip, range(int(numbers.flatten()[0]), int(numbers.flatten()[-1]) + 1)))
         return strips
 
     def _blocks(self, strip: Box) -> tuple[Tensor, Tensor]:
         """Residual and targets of a box of blocks, [n, c, p] each, zero in the padding."""
         region = self.grid.clip(self.grid.cells_of(strip), self.level)
         cells = self.source.read(region, self.level)
-        left = cells
-        if self.coarse:
-            box = parent(region, self.grid, self.level)
-            left = cells - up(self.coarse(box), box, region, self.grid.level_box(self.level + 1))
-        residual = self.grid.split(left, strip)
+        residual = self.grid.split(cells - self.prediction(region) if self.prediction else cells, strip)
         return residual, residual if self.residual else self.grid.split(cells, strip)

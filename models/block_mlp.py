@@ -37,8 +37,12 @@ class BlockMLP(nn.Module):
         """What was read so far of rows that stay in a file."""
         return self.rows.bytes_read if isinstance(self.rows, FileRows) else 0
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], wherever they live."""
+    def take(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], or all, wherever they live."""
+        if index is None and isinstance(self.rows, Tensor):
+            return self.rows, self.amplitude
+        if index is None:
+            index = torch.arange(len(self), device=self.blocks.device)
         rows = self.rows.take(index) if isinstance(self.rows, FileRows) else self.rows[index]
         return rows, self.amplitude[index]
 

@@ -138,6 +138,10 @@ class Miner(pl.LightningModule):
         if self.wave is None:
             self.trainer.should_stop = True
 
+    def cpu(self) -> "Miner":
+        """Stays where it is: Lightning would empty the GPU at the end of a fit, but the pyramid is still needed."""
+        return self
+
     # The method.
 
     def _levels(self) -> Iterator[Wave]:
@@ -147,8 +151,8 @@ class Miner(pl.LightningModule):
 
     def _level(self, level: int) -> Iterator[Wave]:
         grid = self.pyramid.grid
-        coarse = None if level == grid.n_levels - 1 else lambda box: self.pyramid.decode(box, level + 1)
-        targets = LevelTargets(self.source, coarse, grid, level, self.recipe.residual)
+        prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
+        targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual)
         fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine)
         for chunk, index in enumerate(fit.chunks):
             stored = self.store.piece(f"chunk_{level}_{chunk}", self.device)

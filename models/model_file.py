@@ -48,7 +48,7 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
     tensors = {}
     for level, networks in pyramid.levels.items():
         tensors[f"{level}.blocks"] = networks.blocks.cpu()
-        rows, amplitude = networks.take(torch.arange(len(networks), device=networks.blocks.device))
+        rows, amplitude = networks.take()
         tensors[f"{level}.amplitude"] = amplitude.cpu()
         tensors[f"{level}.rows"] = rows.detach().cpu()
     with atomic_write(path) as temporary:

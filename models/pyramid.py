@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from datasets.grid import Box, Grid, parent, up
+from datasets.grid import Box, Grid
 from models.block_mlp import BlockMLP
 from models.encoding import Encoding
+from models.engine.contract import Window
 
 # Cells decoded at once by `strips`.
 STRIP_CELLS = 2**22
@@ -51,6 +52,8 @@ class Pyramid(nn.Module):
     def decode(self, region: Box | None = None, level: int = 0) -> Tensor:
         """The values of a region of a level, [*region, c] float32 in [0, 1]; equal to the crop of the whole decode.
 
+        Of a level that is not trained yet: what the coarser levels say of it.
+
         Args:
             region: cells of that level; all of them if None.
 
@@ -65,27 +68,19 @@ class Pyramid(nn.Module):
             raise ValueError(
                 f"region {region.start} to {region.stop} is not inside level {level} of shape {whole.stop}"
             )
-        if level == self.grid.n_levels - 1:
-            values = self.inputs.new_zeros(*region.shape, self.channels)
-        else:
-            box = parent(region, self.grid, level)
-            values = up(self.decode(box, level + 1), box, region, self.grid.level_box(level + 1))
+        window = Window(self.grid, level, region)
+        coarse = self.decode(window.parent, level + 1) if level < self.grid.n_levels - 1 else None
         networks = self.level(level)
         if networks is None:
-            return values
-        blocks = self.grid.blocks_touching(region)
-        ids = torch.from_numpy(self.grid.ids(blocks, level)).flatten().to(self.inputs.device)
-        hit, rows = networks.find(ids)
-        if not len(hit):
-            return values
-        pieces = values.new_zeros(len(ids), self.channels, self.grid.block_cells)
-        pieces[hit] = self.engine.predict(networks.network, self.inputs, *networks.take(rows))
-        cells = self.grid.cells_of(blocks)
-        if networks.network.output == "sigmoid":
-            replaced = values.new_zeros(len(ids), 1, self.grid.block_cells)
-            replaced[hit] = 1
-            values = values * (1 - cells.crop(self.grid.join(replaced, blocks), region))
-        return (values + cells.crop(self.grid.join(pieces, blocks), region)).clamp_(0, 1)
+            none = self.inputs.new_empty(0, self.channels, self.grid.block_cells)
+            return self.engine.compose(window, coarse, none, none.new_empty(0, dtype=torch.int64))
+        if window.blocks.size == self.grid.n_blocks(level):
+            hit, found = networks.blocks, networks.take()
+        else:
+            hit, rows = networks.find(self.grid.ids(window.blocks, level, self.inputs.device).flatten())
+            found = networks.take(rows)
+        pieces = self.engine.predict(networks.network, self.inputs, *found)
+        return self.engine.compose(window, coarse, pieces, hit, networks.network.output == "sigmoid")
 
     def strips(self, level: int = 0, region: Box | None = None, most_cells: int | None = None):
         """Cut a region of a level into boxes of cells, each small enough to be decoded at once.

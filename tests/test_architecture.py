@@ -28,6 +28,7 @@ FLOORS = {
     "models.engine.contract": 1,
     "models.engine.reference": 1,
     "models.engine.fused": 1,
+    "models.engine.compose": 1,
     "datasets": 2,
     "datasets.image": 2,
     "datasets.image_writer": 2,
@@ -64,7 +65,7 @@ SHARED = {"datasets.grid", "datasets.source", "datasets.residual"}
 ONLY_IN = {
     "opt": {"train", "plan", "reconstruct", "preprocess_mesh", "benchmark"},
     "pytorch_lightning": {"models.miner", "callbacks", "train"},
-    "triton": {"models.engine.fused"},
+    "triton": {"models.engine.fused", "models.engine.compose"},
     "torch_optimizer": {"models.optimizers"},
     "trimesh": {"datasets.mesh", "datasets.surface"},
     "mcubes": {"datasets.mesh", "datasets.surface"},

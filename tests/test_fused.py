@@ -21,6 +21,7 @@ from utils import UserError
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if GPU else "cpu")
+COMPOSE = str(Path(__file__).with_name("test_compose.py"))
 PRECISIONS = ["float32", "tf32", "bfloat16"] if GPU else ["float32"]
 
 here = pytest.mark.skipif(not GPU and not INTERPRETED, reason="runs in the process of test_under_the_interpreter")
@@ -133,7 +134,7 @@ def state(blocks: Blocks) -> dict:
 @pytest.mark.skipif(GPU or INTERPRETED, reason="the tests run in this process")
 def test_under_the_interpreter():
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, COMPOSE]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)

@@ -89,7 +89,7 @@ def test_split_of_some_blocks_is_the_same_as_of_all(grid):
         blocks = random_box(generator, whole.shape)
         region = grid.clip(grid.cells_of(blocks), 0)
         found = grid.split(grid.level_box(0).crop(cells, region), blocks)
-        assert torch.equal(found, pieces[torch.from_numpy(grid.ids(blocks, 0)).flatten()])
+        assert torch.equal(found, pieces[grid.ids(blocks, 0).flatten()])
 
 
 @grids
@@ -117,7 +117,7 @@ def test_the_blocks_touching_a_region_are_those_that_share_a_cell_with_it(grid):
 def test_strips_cover_every_block_once_in_order_and_keep_to_their_size(grid, most_cells):
     for level in levels(grid):
         strips = list(grid.strips(level, most_cells))
-        numbers = np.concatenate([grid.ids(strip, level).ravel() for strip in strips])
+        numbers = np.concatenate([grid.ids(strip, level).flatten() for strip in strips])
         np.testing.assert_array_equal(numbers, np.arange(grid.n_blocks(level)))
         assert all(strip.size * grid.block_cells <= most_cells or strip.shape[0] == 1 for strip in strips)
 
@@ -127,8 +127,8 @@ def test_strips_of_a_region_cover_the_blocks_it_touches_once(grid):
     generator = np.random.default_rng(2)
     for _ in range(5):
         region = random_box(generator, grid.shape)
-        numbers = [grid.ids(strip, 0).ravel() for strip in grid.strips(0, 50, region)]
-        np.testing.assert_array_equal(np.concatenate(numbers), grid.ids(grid.blocks_touching(region), 0).ravel())
+        numbers = [grid.ids(strip, 0).flatten() for strip in grid.strips(0, 50, region)]
+        np.testing.assert_array_equal(np.concatenate(numbers), grid.ids(grid.blocks_touching(region), 0).flatten())
 
 
 @grids

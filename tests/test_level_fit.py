@@ -29,8 +29,8 @@ def make_fit(grid, source=None, level=0, **recipe):
     recipe = dataclasses.replace(RECIPE, **recipe)
     coarse = None
     if level < grid.n_levels - 1:
-        cells = level_cells(grid.level_box(level + 1).stop, source.signal.channels)
-        coarse = lambda box: 0.01 * grid.level_box(level + 1).crop(cells, box)  # noqa: E731
+        cells = level_cells(grid.level_box(level).stop, source.signal.channels)
+        coarse = lambda box: 0.01 * grid.level_box(level).crop(cells, box)  # noqa: E731
     targets = LevelTargets(source, coarse, grid, level, recipe.residual)
     return LevelFit(targets, recipe, Encoding(grid.ndim, 1)(grid.coordinates()), ReferenceEngine())
 

@@ -8,7 +8,7 @@ from conftest import GRIDS, grid_id, random_box, random_pyramid
 import models.pyramid
 from datasets.grid import Box, Grid, up
 from models.block_mlp import BlockMLP
-from models.engine.reference import forward
+from models.engine.reference import ReferenceEngine, forward
 
 grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
 kinds = pytest.mark.parametrize("gaussian", [False, True], ids=["laplacian", "gaussian"])
@@ -114,7 +114,7 @@ def test_a_region_costs_the_networks_it_touches():
     pyramid = random_pyramid(grid, keep=2)
     evaluated = []
 
-    class Counting:
+    class Counting(ReferenceEngine):
         def predict(self, network, inputs, rows, amplitude):
             evaluated.append(len(rows))
             return rows.new_zeros(len(rows), network.n_out, inputs.shape[1])

@@ -74,8 +74,8 @@ def test_a_run_leaves_a_model_its_figures_and_curves_and_nothing_else(capsys):
     stored = json.loads(Path("logs/x/result.json").read_text())
     assert stored["psnr"] == result["psnr"] and stored["options"]["n_scales"] == 2
     assert {"psnr_worst_block", "ssim", "seam", "n_params", "model_bytes", "bits_per_pixel", "ratio_to_raw",
-            "ratio_to_source_file", "levels", "fit_s", "wall_s", "peak_host_bytes", "peak_device_bytes", "engine",
-            "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
+            "ratio_to_source_file", "levels", "fit_s", "save_s", "wall_s", "peak_host_bytes", "peak_device_bytes",
+            "engine", "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
     assert stored["model_bytes"] == Path("ckpts/x/model.safetensors").stat().st_size
     assert list(Path("logs/x").glob("events.out.tfevents.*"))
 

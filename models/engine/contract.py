@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from datasets.grid import Box, Grid, parent
 from models.optimizers import map_rows
 from utils import hash_bits
 
@@ -56,6 +58,34 @@ class Round:
     cells: list[Tensor]
     lr: list[float]
     start_lr: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """A region of a level to be put together from the coarser level and blocks of its own.
+
+    Args:
+        region: cells of the level.
+    """
+
+    grid: Grid
+    level: int
+    region: Box
+
+    @cached_property
+    def blocks(self) -> Box:
+        """The blocks that share a cell with the region."""
+        return self.grid.blocks_touching(self.region)
+
+    @cached_property
+    def parent(self) -> Box:
+        """The cells of level + 1 that upsampling to the region needs."""
+        return parent(self.region, self.grid, self.level)
+
+    @property
+    def edge(self) -> Box:
+        """All cells of level + 1."""
+        return self.grid.level_box(self.level + 1)
 
 
 def steps_per_epoch(block_cells: int, batch_size: int) -> int:

@@ -48,7 +48,8 @@ import triton.language as tl
 from torch import Tensor
 
 from losses import EPSILON
-from models.engine.contract import Blocks, Round
+from models.engine.compose import compose
+from models.engine.contract import Blocks, Round, Window
 from models.engine.reference import GAUSS, LN_4
 from models.network import Network
 from models.optimizers import TORCH
@@ -624,7 +625,7 @@ class FusedEngine:
             blocks.kind.int(),
             cells,
             counts,
-            coefficients.T.contiguous().to(rows.device),
+            coefficients.T.contiguous().to(rows.device, non_blocking=True),
             len(round_.lr),
             cells.shape[2],
             blocks.targets.shape[2],
@@ -660,6 +661,12 @@ class FusedEngine:
         found = rows.new_empty(len(rows), network.n_out, inputs.shape[1])
         self._evaluate(network, inputs, rows, amplitude, found)
         return found
+
+    def compose(
+        self, window: Window, coarse: Tensor | None, pieces: Tensor, hit: Tensor, replace: bool = False
+    ) -> Tensor:
+        """Put a region together, [*region, c], as ReferenceEngine.compose has it."""
+        return compose(window, coarse, pieces, hit, replace)
 
     def _evaluate(
         self,
@@ -753,7 +760,8 @@ def _joined(cells: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     counts = [part.shape[1] for part in cells]
     most = max(counts)
     table = torch.stack([torch.nn.functional.pad(part.int(), (0, most - part.shape[1])) for part in cells])
-    return table.to(device), torch.tensor(counts, dtype=torch.int32).to(device)
+    # Not to wait for the round that runs on the GPU.
+    return table.to(device), torch.tensor(counts, dtype=torch.int32).to(device, non_blocking=True)
 
 
 def _arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, dict]:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from datasets.grid import up
 from losses import balanced_loss, block_mse
-from models.engine.contract import Blocks, Round
+from models.engine.contract import Blocks, Round, Window
 from models.network import Network
 from models.optimizers import map_rows, optimizer_class
 
@@ -156,6 +157,37 @@ class ReferenceEngine:
 
         _each(evaluate, _tiles(network, rows.new_zeros(len(rows)), [p]))
         return found
+
+    def compose(
+        self, window: Window, coarse: Tensor | None, pieces: Tensor, hit: Tensor, replace: bool = False
+    ) -> Tensor:
+        """Put a region together, [*region, c]: the coarser level, upsampled, and what blocks of its own add to it.
+
+        Where a block has a piece the sum is clipped to [0, 1].
+
+        Args:
+            coarse: [*space, c], the cells `window.parent` of the coarser level; None is zero everywhere.
+            pieces: [m, c, p], the predictions of blocks.
+            hit: int64 [m], which of `window.blocks`, in raster order, they are of.
+            replace: a piece replaces the coarser level instead of adding to it.
+        """
+        grid, region = window.grid, window.region
+        if coarse is None:
+            values = pieces.new_zeros(*region.shape, pieces.shape[1])
+        else:
+            values = up(coarse, window.parent, region, window.edge)
+        if not len(hit):
+            return values
+        cells = grid.cells_of(window.blocks)
+
+        def spread(pieces: Tensor) -> Tensor:
+            everywhere = pieces.new_zeros(window.blocks.size, *pieces.shape[1:])
+            everywhere[hit] = pieces
+            return cells.crop(grid.join(everywhere, window.blocks), region)
+
+        if replace:
+            values = values * (1 - spread(torch.ones_like(pieces[:, :1])))
+        return (values + spread(pieces)).clamp_(0, 1)
 
 
 def _padded(cells: Tensor) -> Tensor:
