@@ -16,10 +16,13 @@ PYRAMIDS = ("laplacian", "gaussian")
 ENGINES = ("auto", "reference", "fused")
 # What a task takes where nothing is given; None: from the patch, as `settle` has it.
 DEFAULTS = {
-    "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200, "loss_thr": 1e-4},
-    "mesh": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 8, "last_epochs": 150, "loss_thr": 5e-3},
-    "volume": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 16, "last_epochs": 150, "loss_thr": 1e-4},
-}
+    "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200,
+              "loss_thr": 1e-4, "prune_share": 0.25},
+    "mesh": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 8, "last_epochs": 150,
+             "loss_thr": 5e-3, "prune_share": 1.0},
+    "volume": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 16, "last_epochs": 150,
+               "loss_thr": 1e-4, "prune_share": 0.25},
+}  # fmt: skip
 # Coarsest level: halve until at most this many blocks are left.
 COARSEST_BLOCKS = {2: 128, 3: 8}
 # Beyond these nothing fits any machine.
@@ -88,7 +91,14 @@ class Options:
         type=float,
         metavar="MSE",
     )
+    prune_thr: float | None = option(
+        None,
+        "mean square error below which a block stops training (default: loss_thr if you give it, else a quarter of it)",
+        type=float,
+        metavar="MSE",
+    )
     target_psnr: float | None = option(None, "sets loss_thr from a PSNR in dB", type=float, metavar="DB")
+    beta2: float = option(0.99, "decay of the second moment of radam and adam", type=float, metavar="B")
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
     pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
     b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
@@ -149,7 +159,7 @@ def check(o: Options) -> None:
     for name in ("input_size", "patch_size", "num_epochs"):
         value = getattr(o, name)
         _refuse(value is not None and min(value) < 1, name, f"must be at least 1, not {_words(value)}")
-    for name in ("lr", "loss_thr", "a", "max_time", "target_psnr"):
+    for name in ("lr", "loss_thr", "prune_thr", "a", "max_time", "target_psnr"):
         value = getattr(o, name)
         bad = value is not None and not (math.isfinite(value) and value > 0)
         _refuse(bad, name, f"must be a positive number, not {value}")
@@ -164,6 +174,12 @@ def check(o: Options) -> None:
     _refuse(o.b_chunks < 2, "b_chunks", f"must be at least 2, not {o.b_chunks}")
     _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
     _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
+    _refuse(not 0 < o.beta2 < 1, "beta2", f"must be between 0 and 1, not {o.beta2}")
+    _refuse(
+        o.beta2 != Options.beta2 and o.optimizer not in ("radam", "adam"),
+        "beta2",
+        f"has no meaning with {o.optimizer}: leave it out",
+    )
     _refuse(o.n_freq is not None and not 1 <= o.n_freq <= 24, "n_freq", f"must be between 1 and 24, not {o.n_freq}")
     _refuse(o.n_freq is not None and not o.use_pe, "n_freq", "has no meaning with --no-use_pe: leave one of them out")
     _refuse(
@@ -203,10 +219,14 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
     )
     epochs = o.num_epochs or (*[50] * (n_scales - 1), usual["last_epochs"])
     loss_thr = o.loss_thr or (10 ** (-o.target_psnr / 10) if o.target_psnr else usual["loss_thr"])
+    own = o.loss_thr or o.target_psnr
+    prune_thr = o.prune_thr or (loss_thr if own else loss_thr * usual["prune_share"])
+    _refuse(prune_thr > loss_thr, "prune_thr", f"must be at most loss_thr, {loss_thr:g}, not {prune_thr:g}")
     more = -1 if len(shape) == 2 else 1
     n_freq = (o.n_freq or max(1, round(math.log2(max(patch))) + more)) if o.use_pe else None
     return dataclasses.replace(
-        o, input_size=shape[::-1], patch_size=patch, n_scales=n_scales, loss_thr=loss_thr, n_freq=n_freq,
+        o, input_size=shape[::-1], patch_size=patch, n_scales=n_scales, loss_thr=loss_thr, prune_thr=prune_thr,
+        n_freq=n_freq,
         num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
         batch_size=o.batch_size or usual["batch_size"], n_layers=o.n_layers or usual["n_layers"],
         n_hidden=o.n_hidden or usual["n_hidden"], exp_name=o.exp_name or default_name(o),

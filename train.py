@@ -59,7 +59,7 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
     encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
     network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
-    engine, fallback = choose_engine(options.engine, network, device, options.optimizer)
+    engine, fallback = choose_engine(options.engine, network, device, options.optimizer, options.beta2)
     if fallback:
         print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
     if options.plan:

@@ -30,6 +30,8 @@ class Recipe:
         batch_size: cells of a block that a step sees.
         lr: learning rate a level starts with.
         loss_thr: mean square error below which a block is good enough.
+        prune_thr: mean square error below which a block stops training, at most loss_thr: the model has as many
+            networks as loss_thr asks for, and they go on beyond it.
         n_layers, n_hidden, a: the networks (models.network); every trainable a starts at `a`.
         residual: Laplacian pyramid if true, else Gaussian.
         b_chunks: most blocks of a chunk.
@@ -41,6 +43,7 @@ class Recipe:
     batch_size: int
     lr: float
     loss_thr: float
+    prune_thr: float
     n_layers: int
     n_hidden: int
     a: float
@@ -141,7 +144,7 @@ class LevelFit:
         """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""
         copy.sync(self.target)
         self.errors[self.target.blocks[copy.index]] = mse
-        return copy.pruned(mse < self.recipe.loss_thr) if prune else copy
+        return copy.pruned(mse < self.recipe.prune_thr) if prune else copy
 
     def state(self, chunk: Tensor) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""
@@ -156,7 +159,7 @@ class LevelFit:
         n = len(self.energy)
         errors = self.errors[self.target.blocks]
         better = errors < self.energy[self.target.blocks]
-        self.errors = torch.minimum(self.errors, self.energy)
+        self.errors = torch.fmin(self.errors, self.energy)
         keep = better.nonzero()[:, 0]
         converged = int((errors[keep] < self.recipe.loss_thr).sum())
         target = self.target

@@ -17,7 +17,7 @@ from models.level_fit import COARSE_SHARE, LevelFit, Recipe
 from models.pyramid import Pyramid
 
 RECIPE = Recipe(
-    epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, n_layers=2, n_hidden=8, a=0.1,
+    epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8, a=0.1,
     residual=True, b_chunks=1000, seed=0,
 )  # fmt: skip
 GRIDS = [Grid((32, 32), (8, 4), 2), Grid((27, 35), (5, 7), 3), Grid((13, 9, 11), (4, 4, 2), 2)]
@@ -93,17 +93,17 @@ def test_the_result_does_not_depend_on_the_chunks_bit_for_bit(grid, residual):
 
 @grids
 def test_only_blocks_below_the_threshold_are_pruned_and_never_move_again(grid):
-    fit = make_fit(grid, epochs=(60,) * 3, val_freq=20, loss_thr=3e-2, n_hidden=12)
+    fit = make_fit(grid, epochs=(60,) * 3, val_freq=20, loss_thr=3e-2, prune_thr=2e-2, n_hidden=12)
     frozen, pruned = {}, 0
     for trained, mse, left in rounds(fit, fit.start(fit.chunks[0])):
-        good = mse < fit.recipe.loss_thr
+        good = mse < fit.recipe.prune_thr
         assert left.index.tolist() == trained.index[~good].tolist()
         frozen |= {n: fit.target.rows[n].clone() for n in trained.index[good].tolist()}
         pruned += int(good.sum())
         assert all(torch.equal(fit.target.rows[n], row) for n, row in frozen.items())
         assert (fit.errors[fit.target.blocks[trained.index]] == mse).all()
     assert len(frozen) == pruned > 0
-    assert (fit.errors[fit.target.blocks[list(frozen)]] < fit.recipe.loss_thr).all()
+    assert (fit.errors[fit.target.blocks[list(frozen)]] < fit.recipe.prune_thr).all()
 
 
 @grids
@@ -175,7 +175,7 @@ def test_a_constant_image_gives_no_networks_where_the_coarser_level_says_it_all(
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1)])
 def test_a_single_cell_is_fitted(shape):
     grid = Grid(shape, (4,) * len(shape), 1)
-    fit = run(make_fit(grid, constant(shape, 180), 0, epochs=(200,), loss_thr=1e-4))
+    fit = run(make_fit(grid, constant(shape, 180), 0, epochs=(200,), loss_thr=1e-4, prune_thr=1e-4))
     networks, report = fit.finish()
     assert (report.all, report.active) == (1, 1)
     assert report.mse < 1e-3
@@ -241,3 +241,12 @@ def test_seeds_give_different_networks():
     grid = Grid((16, 16), (8, 8), 1)
     rows = [run(make_fit(grid, source, seed=seed)).target.rows for seed in (0, 1)]
     assert not torch.equal(*rows)
+
+
+def test_a_block_whose_error_is_no_number_is_left_out_and_not_taken_for_the_level():
+    fit = run(make_fit(GRIDS[0]))
+    fit.errors[fit.target.blocks[0]] = torch.nan
+    lost = fit.target.blocks[0].item()
+    networks, report = fit.finish()
+    assert lost not in networks.blocks.tolist()
+    assert report.mse <= fit.mse < float("inf")

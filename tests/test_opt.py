@@ -287,3 +287,22 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     assert stop.value.code == 0
     assert all(f"--{item.name}" in text for item in dataclasses.fields(Options))
+
+
+@pytest.mark.parametrize(
+    ("given", "prune_thr"),
+    [("", 2.5e-5), ("--loss_thr 1e-3", 1e-3), ("--target_psnr 30", 1e-3), ("--prune_thr 1e-6", 1e-6),
+     ("--loss_thr 1e-3 --prune_thr 1e-4", 1e-4)],
+)  # fmt: skip
+def test_blocks_stop_training_at_the_threshold_given_or_a_quarter_of_the_usual_one(given, prune_thr):
+    assert opt.settle(parse(given), (64, 64)).prune_thr == pytest.approx(prune_thr)
+
+
+def test_a_block_cannot_stop_before_it_is_good_enough():
+    with pytest.raises(UserError, match="--prune_thr must be at most loss_thr"):
+        opt.settle(parse("--prune_thr 1e-3"), (64, 64))
+
+
+@pytest.mark.parametrize("words", ["--beta2 1", "--beta2 0", "--beta2 nan", "--beta2 0.9 --optimizer yogi"])
+def test_a_beta2_that_makes_no_sense_is_refused(words):
+    assert "--beta2" in refused(words)

@@ -5,12 +5,13 @@ import torch
 from models.engine.contract import Blocks, Round
 from models.engine.reference import ReferenceEngine
 from models.network import Network
+from models.optimizers import BETA_2
 from utils import UserError
 
 __all__ = ["Blocks", "ReferenceEngine", "Round", "choose_engine"]
 
 
-def choose_engine(name: str, network: Network, device: torch.device, optimizer: str = "radam"):
+def choose_engine(name: str, network: Network, device: torch.device, optimizer: str = "radam", beta2: float = BETA_2):
     """The engine called `name` for networks of this shape, and why "auto" did not take the fused one on a GPU, or None.
 
     Args:
@@ -23,10 +24,10 @@ def choose_engine(name: str, network: Network, device: torch.device, optimizer: 
     if name == "fused" and reason:
         raise UserError(f"--engine fused cannot run this: {reason}: use --engine auto or reference")
     if name == "reference" or reason:
-        return ReferenceEngine(optimizer), reason if device.type == "cuda" else None
+        return ReferenceEngine(optimizer, beta2), reason if device.type == "cuda" else None
     from models.engine.fused import FusedEngine
 
-    return FusedEngine(optimizer), None
+    return FusedEngine(optimizer, beta2=beta2), None
 
 
 def _refusal(network: Network, optimizer: str, device: torch.device) -> str | None:

@@ -52,7 +52,7 @@ from models.engine.compose import compose
 from models.engine.contract import Blocks, Round, Window
 from models.engine.reference import GAUSS, LN_4
 from models.network import Network
-from models.optimizers import TORCH
+from models.optimizers import BETA_2, TORCH, optimizer_class
 from utils import UserError
 
 # Whether triton runs its kernels as numpy on the CPU: it decides when this file is imported.
@@ -580,16 +580,17 @@ class FusedEngine:
 
     Args:
         optimizer: "radam" or "adam".
+        beta2: decay of its second moment.
         precision: of a product's operands in training: "bfloat16", "tf32" or "float32"; sums are float32, as are
             weights and moments. Evaluation takes tf32 instead of bfloat16, which costs it a tenth of its speed.
     """
 
     name = "fused"
 
-    def __init__(self, optimizer: str = "radam", precision: str = "bfloat16"):
+    def __init__(self, optimizer: str = "radam", precision: str = "bfloat16", beta2: float = BETA_2):
         if precision not in ("bfloat16", "tf32", "float32"):
             raise ValueError(f"precision must be 'bfloat16', 'tf32' or 'float32', not {precision!r}")
-        self.optimizer, self.precision = optimizer, precision
+        self.optimizer, self.precision, self.beta2 = optimizer, precision, beta2
 
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
         """The blocks after one more round; those given stay as they are.
@@ -608,7 +609,8 @@ class FusedEngine:
         state = blocks.moments["state"][0] if blocks.moments else None
         moments = [state[name].clone() if state else torch.zeros_like(rows) for name in ("exp_avg", "exp_avg_sq")]
         done = int(state["step"]) if state else 0
-        group = (blocks.moments or TORCH[self.optimizer]([rows], lr=round_.start_lr).state_dict())["param_groups"][0]
+        fresh = optimizer_class(self.optimizer, self.beta2)([rows], lr=round_.start_lr)
+        group = (blocks.moments or fresh.state_dict())["param_groups"][0]
         betas, eps = group["betas"], group["eps"]
         coefficients = torch.tensor(
             [step_coefficients(self.optimizer, done + i, lr, betas, eps) for i, lr in enumerate(round_.lr, 1)]

@@ -21,7 +21,7 @@ from datasets.grid import up
 from losses import balanced_loss, block_mse
 from models.engine.contract import Blocks, Round, Window
 from models.network import Network
-from models.optimizers import map_rows, optimizer_class
+from models.optimizers import BETA_2, map_rows, optimizer_class
 
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
 CPU_TILE = 64 * 20 * 256
@@ -82,6 +82,7 @@ class ReferenceEngine:
 
     Args:
         optimizer: a name of `models.optimizers`.
+        beta2: decay of the second moment of radam and adam.
 
     Raises:
         UserError: the optimizer cannot train blocks independently, or is not known.
@@ -89,8 +90,8 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def __init__(self, optimizer: str = "radam"):
-        self._optimizer = optimizer_class(optimizer)
+    def __init__(self, optimizer: str = "radam", beta2: float = BETA_2):
+        self._optimizer = optimizer_class(optimizer, beta2)
 
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
         """The blocks after one more round; those given stay as they are.
