@@ -17,8 +17,8 @@ from models.level_fit import COARSE_SHARE, LevelFit, Recipe
 from models.pyramid import Pyramid
 
 RECIPE = Recipe(
-    epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8, a=0.1,
-    residual=True, b_chunks=1000, seed=0,
+    epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,
+    a=0.1, residual=True, b_chunks=1000, seed=0,
 )  # fmt: skip
 GRIDS = [Grid((32, 32), (8, 4), 2), Grid((27, 35), (5, 7), 3), Grid((13, 9, 11), (4, 4, 2), 2)]
 grids = pytest.mark.parametrize("grid", GRIDS, ids=["even", "ragged", "3d"])
