@@ -12,13 +12,22 @@ from datasets.grid import Box
 from datasets.image_writer import FORMATS, write_image
 from datasets.source import Signal
 from models import model_file
+from models.frame import Frame
 from models.pyramid import Pyramid
 from opt import Parser
 from utils import UserError, atomic_write, run_command
 
+# Cells along an axis of what is written: more than any format takes.
+MOST_CELLS = 2**24
+
 
 def reconstruct(
-    model: str | Path, out: str | Path, region: tuple[int, ...] | None = None, level: int = 0, threshold: float = 0.5
+    model: str | Path,
+    out: str | Path,
+    region: tuple[int, ...] | None = None,
+    level: int = 0,
+    threshold: float = 0.5,
+    size: tuple[int, ...] | None = None,
 ) -> list[str]:
     """Decode a model into a file of the kind that `out` ends in.
 
@@ -29,15 +38,17 @@ def reconstruct(
         region: X Y [Z] of the first cell and the sizes W H [D], in cells of the level; everything if None.
         level: 0 is the finest.
         threshold: occupancy at the surface of a shape, in (0, 1).
+        size: W H [D], as so many cells; as the level has them if None.
 
     Returns:
-        notes, one line each, on what the format could not hold.
+        notes, one line each: how much of the model was read for a region, what was interpolated, and what the format
+        could not hold.
 
     Raises:
-        UserError: the model, the region or the ending cannot be used.
+        UserError: the model, the region, the size or the ending cannot be used.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pyramid, about = model_file.load(model, device)
+    pyramid, about = model_file.load(model, device, lazy=True)
     signal = Signal(**about["signal"])
     out = Path(out)
     _check_ending(out, signal)
@@ -46,41 +57,63 @@ def reconstruct(
     if not 0 <= level < pyramid.grid.n_levels:
         raise UserError(f"--level {level}: the model has levels 0 (the finest) to {pyramid.grid.n_levels - 1}")
     box = _box(pyramid, region, level)
+    cells = _cells(pyramid, size) or box.shape
+    notes = []
+    if Frame(pyramid.grid, box, level, cells).interpolated:
+        notes.append(f"--size {_words(cells)} is more than the finest level has there: it is interpolated by a cubic")
     if signal.mode == "occupancy" and out.suffix.lower() != ".npy":
-        return _write_surface(out, pyramid, about, level, box, threshold)
-    array = decode_array(pyramid, signal, box, level, threshold)
-    if signal.mode not in ("occupancy", "volume"):
-        return write_image(out, array, signal.mode, (signal.low, signal.low + 2 * signal.half))
-    with atomic_write(out) as temporary, open(temporary, "wb") as file:
-        np.save(file, array[..., 0] if signal.channels == 1 else array)
-    return []
+        _write_surface(out, pyramid, about, level, box, threshold, cells)
+    elif signal.mode not in ("occupancy", "volume"):
+        array = decode_array(pyramid, signal, box, level, size=cells)
+        notes += write_image(out, array, signal.mode, (signal.low, signal.low + 2 * signal.half))
+    else:
+        array = decode_array(pyramid, signal, box, level, threshold, cells)
+        with atomic_write(out) as temporary, open(temporary, "wb") as file:
+            np.save(file, array[..., 0] if signal.channels == 1 else array)
+    if region:
+        share = pyramid.bytes_read / 1e6, Path(model).stat().st_size / 1e6
+        notes.append("read {:.3g} MB of rows from a file of {:.3g} MB".format(*share))
+    return notes
 
 
-def decode_array(pyramid: Pyramid, signal: Signal, region: Box, level: int = 0, threshold: float = 0.5) -> np.ndarray:
-    """A region of a level as the source has it, [*region, c] of the source's dtype, decoded strip by strip."""
-    array = np.empty((*region.shape, signal.channels), signal.dtype)
-    for strip in pyramid.strips(level, region):
-        values = pyramid.decode(strip, level)
-        region.crop(array, strip)[...] = (
+def decode_array(
+    pyramid: Pyramid,
+    signal: Signal,
+    region: Box,
+    level: int = 0,
+    threshold: float = 0.5,
+    size: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """A region of a level as the source has it, [*region or size, c] of the source's dtype, decoded strip by strip."""
+    size = size or region.shape
+    array = np.empty((*size, signal.channels), signal.dtype)
+    for part in pyramid.strips(level, region, size=size):
+        values = pyramid.decode(region, level, size, part)
+        array[part.start[0] : part.stop[0]] = (
             values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
         )
     return array
 
 
 def _write_surface(
-    out: Path, pyramid: Pyramid, about: dict[str, Any], level: int, box: Box, threshold: float
-) -> list[str]:
+    out: Path,
+    pyramid: Pyramid,
+    about: dict[str, Any],
+    level: int,
+    box: Box,
+    threshold: float,
+    size: tuple[int, ...],
+) -> None:
     from datasets.surface import write_mesh
     from surfaces import level_surface
 
-    with tqdm(total=box.shape[0], unit="layer", desc=out.name, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=size[0], unit="layer", desc=out.name, disable=not sys.stderr.isatty()) as bar:
         vertices, faces = level_surface(
-            pyramid, about["bounds"], level, box, threshold, lambda done: bar.update(done - bar.n)
+            pyramid, about["bounds"], level, box, threshold, lambda done: bar.update(done - bar.n), size
         )
     if not len(faces):
         raise UserError(f"--threshold {threshold}: no surface there: the shape is empty in this region")
     write_mesh(out, vertices, faces)
-    return []
 
 
 def _check_ending(out: Path, signal: Signal) -> None:
@@ -100,14 +133,32 @@ def _box(pyramid: Pyramid, region: tuple[int, ...] | None, level: int) -> Box:
     whole, axes = pyramid.grid.level_box(level), pyramid.grid.ndim
     if region is None:
         return whole
-    size = " ".join(map(str, whole.stop[::-1]))
     if len(region) != 2 * axes:
         raise UserError(f"--region has {len(region)} numbers: give {'X Y W H' if axes == 2 else 'X Y Z W H D'}")
     start = region[:axes][::-1]
     box = Box(start, tuple(a + n for a, n in zip(start, region[axes:][::-1], strict=True)))
     if min(box.shape) < 1 or pyramid.grid.clip(box, level) != box:
-        raise UserError(f"--region {' '.join(map(str, region))} is not inside level {level}, which has size {size}")
+        raise UserError(
+            f"--region {' '.join(map(str, region))} is not inside level {level}, which has size {_words(whole.stop)}"
+        )
     return box
+
+
+def _cells(pyramid: Pyramid, size: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The cells, slow to fast, of a size W H [D]."""
+    axes = pyramid.grid.ndim
+    if size is None:
+        return None
+    if len(size) != axes:
+        raise UserError(f"--size has {len(size)} numbers: give {'W H' if axes == 2 else 'W H D'}")
+    if min(size) < 1 or max(size) > MOST_CELLS:
+        raise UserError(f"--size {_words(size[::-1])}: every number must be between 1 and {MOST_CELLS}")
+    return size[::-1]
+
+
+def _words(cells: tuple[int, ...]) -> str:
+    """A size as the command line has it."""
+    return " ".join(map(str, cells[::-1]))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -119,13 +170,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--level", type=int, default=0, metavar="J", help="0 is the finest (default)")
     parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="W H, or W H D: decode it as so many cells, averaged down, or interpolated above the finest level",
+    )
+    parser.add_argument(
         "--threshold", type=float, default=0.5, metavar="T", help="occupancy at a surface (default 0.5)"
     )
     arguments = parser.parse_args(argv)
     if not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold must be between 0 and 1, not {arguments.threshold}")
     region = tuple(arguments.region) if arguments.region else None
-    for note in reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold):
+    size = tuple(arguments.size) if arguments.size else None
+    for note in reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold, size):
         print(f"note: {note}", file=sys.stderr)
     print(arguments.out)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from datasets.grid import Box
 from datasets.surface import surface
+from models.frame import Frame
 from models.pyramid import Pyramid
 
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -19,6 +20,7 @@ def level_surface(
     region: Box | None = None,
     threshold: float = 0.5,
     progress: Callable[[int], object] | None = None,
+    size: tuple[int, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The closed surface of a region of a level, decoded slab by slab.
 
@@ -27,18 +29,19 @@ def level_surface(
         region: cells of the level, (z, y, x); all of them if None.
         threshold: occupancy at the surface, in (0, 1).
         progress: called with the number of layers done.
+        size: (z, y, x), as so many cells; as many as the region has if None.
 
     Returns:
         vertices float64 [v, 3] xyz and faces int64 [f, 3] with outward normals; both empty for an empty shape.
     """
-    whole = pyramid.grid.level_box(level)
-    region = region or whole
+    region = region or pyramid.grid.level_box(level)
+    frame = Frame(pyramid.grid, region, level, size or region.shape)
 
     def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
-        box = Box(*(tuple(o + n for o, n in zip(region.start, corner, strict=True)) for corner in (start, stop)))
-        return pyramid.decode(box, level)[..., 0].cpu().numpy()
+        return pyramid.decode(region, level, frame.size, Box(start, stop))[..., 0].cpu().numpy()
 
-    return surface(read, region.shape, region_bounds(pyramid, bounds, level, region), threshold, progress=progress)
+    faces = region_bounds(pyramid, bounds, *frame.extent)
+    return surface(read, frame.size, faces, threshold, progress=progress)
 
 
 def coarse_surface(pyramid: Pyramid, bounds: Bounds, level: int, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Finished levels, and the only decoder: any region of any level, back to values in [0, 1]."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -7,9 +9,13 @@ from datasets.grid import Box, Grid
 from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine.contract import Window
+from models.frame import Frame
+from models.points import values_at
 
 # Cells decoded at once by `strips`.
 STRIP_CELLS = 2**22
+# Points evaluated at once by `sample`.
+SAMPLED_POINTS = 2**16
 
 
 class Pyramid(nn.Module):
@@ -49,16 +55,25 @@ class Pyramid(nn.Module):
         return sum(level.bytes_read for level in self.levels.values())
 
     @torch.no_grad()
-    def decode(self, region: Box | None = None, level: int = 0) -> Tensor:
+    def decode(
+        self,
+        region: Box | None = None,
+        level: int = 0,
+        size: tuple[int, ...] | None = None,
+        part: Box | None = None,
+    ) -> Tensor:
         """The values of a region of a level, [*region, c] float32 in [0, 1]; equal to the crop of the whole decode.
 
         Of a level that is not trained yet: what the coarser levels say of it.
 
         Args:
             region: cells of that level; all of them if None.
+            size: as so many cells along each axis, slow to fast, [*size, c]: the next finer level averaged down, or
+                the finest one interpolated (models.frame).
+            part: of those only these, [*part, c]; equal to the crop of all of them.
 
         Raises:
-            ValueError: the level or the region is not inside the pyramid.
+            ValueError: the level, the region, the size or the part is not inside the pyramid.
         """
         whole = self.grid.level_box(level) if 0 <= level < self.grid.n_levels else None
         if whole is None:
@@ -68,6 +83,13 @@ class Pyramid(nn.Module):
             raise ValueError(
                 f"region {region.start} to {region.stop} is not inside level {level} of shape {whole.stop}"
             )
+        if size is not None or part is not None:
+            frame = Frame(self.grid, region, level, tuple(size or region.shape))
+            part = part or frame.whole
+            if not frame.holds(part):
+                raise ValueError(f"part {part.start} to {part.stop} is not inside a frame of {frame.size}")
+            box = frame.cells(part)
+            return frame.resample(self.decode(box, frame.source), part).clamp_(0, 1)
         window = Window(self.grid, level, region)
         coarse = self.decode(window.parent, level + 1) if level < self.grid.n_levels - 1 else None
         networks = self.level(level)
@@ -82,12 +104,46 @@ class Pyramid(nn.Module):
         pieces = self.engine.predict(networks.network, self.inputs, *found)
         return self.engine.compose(window, coarse, pieces, hit, networks.network.output == "sigmoid")
 
-    def strips(self, level: int = 0, region: Box | None = None, most_cells: int | None = None):
-        """Cut a region of a level into boxes of cells, each small enough to be decoded at once.
+    def sample(self, points: Tensor) -> Tensor:
+        """The values at points between the cells of the finest level, [m, c] float32 in [0, 1].
 
-        A box is at least a row of blocks, else it has at most `most_cells` cells.
+        A point gets what the finest level's network of its block gives there, on top of the decoded cells of the next
+        coarser level, interpolated linearly between their centres. So at the centre of a cell it is what `decode`
+        gives, but for rounding; it is continuous inside a block, and differentiable but where it is clipped and on
+        the lines through the centres of coarser cells. Gradients reach the points, and those rows of any level that
+        are tensors and ask for them.
+
+        Args:
+            points: [m, d], columns x, y[, z], in cells of the finest level: the centre of cell i is at i + 1/2, and
+                the image reaches from 0 to its size. In float32 a large image has few digits left between cells.
+
+        Raises:
+            ValueError: a point is outside of the image, or no number.
+        """
+        size = torch.tensor(self.grid.shape[::-1], device=points.device)
+        if points.ndim != 2 or points.shape[1] != len(size):
+            raise ValueError(f"points of shape {tuple(points.shape)} must be [m, {len(size)}]")
+        if not ((points >= 0) & (points <= size)).all():
+            raise ValueError(f"points must lie between 0 and the size {' '.join(map(str, size.tolist()))}")
+        parts = points.double().flip(1).split(SAMPLED_POINTS)
+        return torch.cat([values_at(self, part, 0) for part in parts])
+
+    def strips(
+        self,
+        level: int = 0,
+        region: Box | None = None,
+        most_cells: int | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Iterator[Box]:
+        """Cut a region of a level, or with a `size` its frame, into boxes of cells small enough to be decoded at once.
+
+        A box is at least a row of blocks, else it has at most `most_cells` cells. The boxes of a frame are what
+        `decode` takes as `part`.
         """
         region = region or self.grid.level_box(level)
+        if size is not None:
+            yield from Frame(self.grid, region, level, tuple(size)).strips(most_cells or STRIP_CELLS)
+            return
         for blocks in self.grid.strips(level, most_cells or STRIP_CELLS, region):
             yield self.grid.cells_of(blocks).map(
                 lambda a, b, first, last: (max(a, first), min(b, last)), region.start, region.stop

@@ -1,5 +1,6 @@
 """reconstruct.py: pictures, surfaces and arrays come back from a model, whole or by region, at any level."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,44 @@ def test_a_region_of_a_shape_is_closed_and_lies_in_it():
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 27 / 2, rel=0.05)
 
 
+def test_a_size_between_two_levels_is_the_finer_one_averaged_down(capsys):
+    main([model("image"), "--out", "size.npy", "--size", "40", "30"])
+    pyramid, _ = model_file.load(model("image"))
+    values = pyramid.decode(size=(30, 40)).double().numpy()
+    assert np.array_equal(np.load("size.npy"), np.rint(values * 65535))
+    assert abs(values.mean() - pyramid.decode().mean().item()) < 1e-3
+    main([model("image"), "--out", "level.npy", "--level", "1"])
+    main([model("image"), "--out", "same.npy", "--size", "27", "19"])
+    assert np.array_equal(np.load("same.npy"), np.load("level.npy"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_size_above_the_finest_level_is_interpolated_and_says_so(capsys):
+    main([model("image"), "--out", "large.png", "--region", "3", "4", "20", "10", "--size", "60", "30"])
+    assert read_image("large.png")[0].shape == (30, 60, 3)
+    assert "note: --size 60 30 is more than the finest level has there" in capsys.readouterr().err
+
+
+def test_a_region_says_how_little_of_the_model_it_read(capsys):
+    main([model("volume"), "--out", "part.npy", "--region", "0", "0", "0", "2", "2", "2"])
+    read, size = re.search(r"read (\S+) MB of rows from a file of (\S+) MB", capsys.readouterr().err).groups()
+    assert 0 < float(read) < float(size) / 2
+
+
+def test_shapes_and_volumes_come_in_any_size():
+    main([model("volume"), "--out", "v.npy", "--size", "5", "30", "4"])
+    assert np.load("v.npy").shape == (4, 30, 5, 2)
+    main([model("ball"), "--out", "small.npy", "--size", "20", "20", "20"])
+    main([model("ball"), "--out", "whole.npy"])
+    assert np.load("small.npy").shape == (20, 20, 20)
+    assert np.load("small.npy").mean() == pytest.approx(np.load("whole.npy").mean(), rel=0.1)
+    for size in ("24", "40"):
+        main([model("ball"), "--out", "ball.ply", "--size", size, size, size])
+        mesh = trimesh.load("ball.ply")
+        assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 27, rel=0.05)
+        assert np.abs(mesh.bounds.mean(0) - (5, -2, 1)).max() < 0.1
+
+
 def test_the_grid_of_a_shape_comes_back_as_bool():
     main([model("ball"), "--out", "grid.npy"])
     grid = np.load("grid.npy")
@@ -114,6 +153,10 @@ def test_a_volume_comes_back_with_its_shape_and_dtype():
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
+        ([model("image"), "--out", "x.png", "--size", "5"], "--size"),
+        ([model("image"), "--out", "x.png", "--size", "5", "0"], "--size"),
+        ([model("image"), "--out", "x.png", "--size", "5", str(2**40)], "--size"),
+        ([model("ball"), "--out", "x.ply", "--size", "5", "5"], "--size"),
         (["missing.safetensors", "--out", "x.png"], "missing.safetensors"),
         ([model("image"), "--out", "x.ply"], "--out"),
         ([model("image"), "--out", "x"], "--out"),
