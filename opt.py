@@ -14,6 +14,7 @@ TASKS = ("image", "mesh", "volume")
 AXES = {"image": 2, "mesh": 3, "volume": 3}
 PYRAMIDS = ("laplacian", "gaussian")
 ENGINES = ("auto", "reference", "fused")
+SAVE_DTYPES = ("float32", "float16", "int8")
 # What a task takes where nothing is given; None: from the patch, as `settle` has it.
 DEFAULTS = {
     "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200,
@@ -104,6 +105,9 @@ class Options:
     b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
     engine: str = option(
         "auto", "fused: GPU kernels; reference: plain torch; auto: fused where it can run", choices=ENGINES
+    )
+    save_dtype: str = option(
+        "float32", "numbers of the model file; int8: weights as int8 with scales", choices=SAVE_DTYPES
     )
     seed: int = option(0, "of weights and cell order", type=int, metavar="N")
     exp_name: str | None = option(

@@ -15,6 +15,7 @@ from models.engine import Blocks, Round
 from models.engine.contract import cell_order, steps_per_epoch
 from models.level_fit import COARSE_SHARE, Recipe, level_network
 from models.network import Network
+from models.precision import row_bytes
 from utils import peak_host_bytes
 
 # The source's own coarser level stands for the fitted one, whose error comes on top: a block is counted as active from
@@ -23,6 +24,8 @@ from utils import peak_host_bytes
 ERROR_SHARE = 0.85
 # Blocks left after a pruning, measured: the sample 463, 223, 151, 54; a bunny of 128^3 145, 5, 1.
 STILL_TRAINING = 0.5
+# What a file keeps of a block beside its row: its number and its amplitude.
+BLOCK_BYTES = 12
 # What importing Lightning adds to a process, measured.
 LIGHTNING_BYTES = 230 * 2**20
 # Blocks and steps that the timing takes.
@@ -32,7 +35,7 @@ TIMED_STEPS = 6
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """A level of a plan: its number, its cells along each axis, and how many of its blocks get a network."""
+    """A level of a plan: its cells along each axis, its blocks, how many get a network, and their bytes in a file."""
 
     level: int
     shape: tuple[int, ...]
@@ -40,6 +43,7 @@ class LevelPlan:
     active: int
     params: int
     epochs: int
+    bytes: int
 
 
 def plan_levels(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe) -> list[LevelPlan]:
@@ -53,7 +57,9 @@ def plan_levels(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe) 
         active = int((energy > recipe.loss_thr * share).sum())
         network = level_network(recipe, encoding.width, source.signal.channels, top)
         params = active * network.row_size
-        plans.append(LevelPlan(level, grid.level_box(level).stop, len(energy), active, params, recipe.epochs[level]))
+        size, epochs = grid.level_box(level).stop, recipe.epochs[level]
+        bytes_ = active * (row_bytes(network, recipe.save_dtype) + BLOCK_BYTES)
+        plans.append(LevelPlan(level, size, len(energy), active, params, epochs, bytes_))
     return plans
 
 
@@ -97,7 +103,8 @@ def describe(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, eng
         lines.append(f"{plan.level:5}  {size:20} {plan.blocks:8} {plan.active:10} {plan.params:12} {plan.epochs:7}")
     params = sum(plan.params for plan in plans)
     host, device = memory(source, grid, network, recipe, max(plan.active for plan in plans))
-    lines.append(f"about {params / 1e6:.3f} M parameters, a model of {params * 4 / 1e6:.1f} MB")
+    model = sum(plan.bytes for plan in plans)
+    lines.append(f"about {params / 1e6:.3f} M parameters, a model of {model / 1e6:.1f} MB")
     lines.append(
         f"about {host / 2**20:.0f} MiB of host memory" + (f", {device / 2**20:.0f} MiB of GPU memory" if device else "")
     )

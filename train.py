@@ -139,6 +139,7 @@ def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
         f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
         "ratio_to_raw": model_bytes / raw_bytes,
         "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
+        "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
         "levels": about["levels"],
         "engine": pyramid.engine.name,
         "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
@@ -154,6 +155,8 @@ def _say(result: dict[str, Any], path: Path, options: Options) -> None:
     cell = "pixel" if options.task == "image" else "voxel"
     params, bits = result["n_params"] / 1e6, result[f"bits_per_{cell}"]
     print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
+    beside = f", {result['ratio_to_source_file']:.2f} times the source file" if options.path else ""
+    print(f"its bytes: {result['ratio_to_raw']:.2f} times the raw {cell}s{beside}")
     if result["stopped_early"]:
         print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
     if not result["n_params"] and not result["stopped_early"]:

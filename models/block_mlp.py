@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.network import Network
+from models.precision import PackedRows, rounded
 from models.rows import FileRows
 
 
@@ -15,11 +16,19 @@ class BlockMLP(nn.Module):
         blocks: int64 [n], the numbers of the active blocks in rising order.
         amplitude: [n], the scale of a sin output.
         rows: [n, row], the parameters: a tensor, which alone can be trained, or rows that stay in a file.
+        dtype: how a file will hold the rows (models.precision). A tensor of them is rounded to that already.
     """
 
-    def __init__(self, network: Network, blocks: Tensor, amplitude: Tensor, rows: Tensor | FileRows):
+    def __init__(
+        self,
+        network: Network,
+        blocks: Tensor,
+        amplitude: Tensor,
+        rows: Tensor | FileRows | PackedRows,
+        dtype: str = "float32",
+    ):
         super().__init__()
-        self.network = network
+        self.network, self.dtype = network, dtype
         self.register_buffer("blocks", blocks)
         self.register_buffer("amplitude", amplitude)
         # Trained through the training copy and written by sync, never by an optimizer of its own.
@@ -35,7 +44,7 @@ class BlockMLP(nn.Module):
     @property
     def bytes_read(self) -> int:
         """What was read so far of rows that stay in a file."""
-        return self.rows.bytes_read if isinstance(self.rows, FileRows) else 0
+        return 0 if isinstance(self.rows, Tensor) else self.rows.bytes_read
 
     def take(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], or all, wherever they live."""
@@ -43,12 +52,12 @@ class BlockMLP(nn.Module):
             return self.rows, self.amplitude
         if index is None:
             index = torch.arange(len(self), device=self.blocks.device)
-        rows = self.rows.take(index) if isinstance(self.rows, FileRows) else self.rows[index]
+        rows = self.rows[index] if isinstance(self.rows, Tensor) else self.rows.take(index)
         return rows, self.amplitude[index]
 
     def sync(self, index: Tensor, rows: Tensor) -> None:
-        """Write trained rows [m, row] at positions `index`, int64 [m]."""
-        self.rows[index] = rows
+        """Write trained rows [m, row] at positions `index`, int64 [m], rounded to what a file will hold."""
+        self.rows[index] = rounded(self.network, self.dtype, rows)
 
     def find(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Which of some blocks, int64 [m] in rising order, are active, and where.

@@ -1,6 +1,6 @@
 """One level in training: what is left to learn, which blocks are active, and their networks, round by round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from models.block_mlp import BlockMLP
 from models.engine import Blocks, Round
 from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.network import Network
+from models.precision import rounded
 from models.training_copy import TrainingCopy
 
 # A coarse block without a network hands its whole residual down to 2^d children, each of which then needs a network of
@@ -36,6 +37,7 @@ class Recipe:
         residual: Laplacian pyramid if true, else Gaussian.
         b_chunks: most blocks of a chunk.
         seed: of weights and cell order.
+        save_dtype: how the file will hold the rows (models.precision).
     """
 
     epochs: tuple[int, ...]
@@ -50,6 +52,7 @@ class Recipe:
     residual: bool
     b_chunks: int
     seed: int
+    save_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class LevelFit:
         coarsest = self.level == self.grid.n_levels - 1
         self.network = level_network(recipe, len(inputs), targets.source.signal.channels, coarsest)
         rows = self.energy.new_zeros(len(active), self.network.row_size)
-        self.target = BlockMLP(self.network, active, amplitude[active], rows)
+        self.target = BlockMLP(self.network, active, amplitude[active], rows, recipe.save_dtype)
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
@@ -133,12 +136,16 @@ class LevelFit:
         return TrainingCopy(Blocks(rows, targets, self.target.amplitude[index], kind, moments), index)
 
     def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
-        """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n]."""
+        """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n].
+
+        The error is that of the rows as the file will hold them; training goes on from the rows as they are.
+        """
         steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
         cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
         lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
         blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
-        return copy.trained(blocks), self.engine.errors(self.network, self.inputs, blocks, self._real)
+        kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
+        return copy.trained(blocks), self.engine.errors(self.network, self.inputs, kept, self._real)
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
         """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""
@@ -164,5 +171,6 @@ class LevelFit:
         converged = int((errors[keep] < self.recipe.loss_thr).sum())
         target = self.target
         if len(keep) < len(target):
-            target = BlockMLP(self.network, target.blocks[keep], target.amplitude[keep], target.rows[keep].detach())
+            rows, amplitude = target.take(keep)
+            target = BlockMLP(self.network, target.blocks[keep], amplitude, rows.detach(), target.dtype)
         return target, LevelReport(self.level, n, len(keep), converged, self.mse)

@@ -239,7 +239,8 @@ class Miner(pl.LightningModule):
             stored = self.store.piece(f"level_{level}", device)
             if stored:
                 network = Network(**stored["network"])
-                self.pyramid.add(level, BlockMLP(network, stored["blocks"], stored["amplitude"], stored["rows"]))
+                tensors = (stored[key] for key in ("blocks", "amplitude", "rows"))
+                self.pyramid.add(level, BlockMLP(network, *tensors, self.recipe.save_dtype))
                 self.reports.append(LevelReport(**stored["report"]))
 
 

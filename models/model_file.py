@@ -20,13 +20,16 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine import ReferenceEngine, choose_engine
 from models.network import Network
+from models.precision import DTYPES, PackedRows, columns, pack
 from models.pyramid import Pyramid
 from models.rows import FileRows, Segment
 from utils import UserError, atomic_write
 
 FORMAT = "miner"
-VERSION = 1
+VERSION = 2
 MOST_CELLS = 2**50
+# What safetensors calls the dtypes of rows.
+TYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
@@ -42,7 +45,10 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
         "grid": dataclasses.asdict(pyramid.grid),
         "encoding": dataclasses.asdict(pyramid.encoding),
         "channels": pyramid.channels,
-        "levels": {level: dataclasses.asdict(networks.network) for level, networks in pyramid.levels.items()},
+        "levels": {
+            level: dataclasses.asdict(networks.network) | {"dtype": networks.dtype}
+            for level, networks in pyramid.levels.items()
+        },
         "about": about,
     }
     tensors = {}
@@ -50,7 +56,8 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
         tensors[f"{level}.blocks"] = networks.blocks.cpu()
         rows, amplitude = networks.take()
         tensors[f"{level}.amplitude"] = amplitude.cpu()
-        tensors[f"{level}.rows"] = rows.detach().cpu()
+        for key, table in pack(networks.network, networks.dtype, rows.detach()).items():
+            tensors[f"{level}.{key}"] = table.cpu()
     with atomic_write(path) as temporary:
         # Written by Python, whose errors say what is wrong with the disk.
         temporary.write_bytes(safetensors.torch.save(tensors, {"miner": json.dumps(header, allow_nan=False)}))
@@ -76,7 +83,7 @@ def load(
             header = json.loads((file.metadata() or {}).get("miner", "null"))
             _check_kind(path, header)
             pyramid = _build(header, engine, torch.device(device))
-            _add_levels(pyramid, path, file, header["levels"], lazy)
+            _add_levels(pyramid, path, file, header, lazy)
     except UserError:
         raise
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
@@ -103,19 +110,19 @@ def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid
     _require(type(n_freq) is int and 0 <= n_freq <= 64, "encoding")
     encoding = Encoding(len(shape), n_freq)
     _require(encoding.width * grid.block_cells <= 2**28, "sizes")
-    networks = {name: _network(name, shape) for name, shape in header["levels"].items()}
+    networks = [_network(name, facts, header["version"])[0] for name, facts in header["levels"].items()]
     evaluator = ReferenceEngine()
     if networks:
-        evaluator, _ = choose_engine(engine, next(iter(networks.values())), device)
+        evaluator, _ = choose_engine(engine, networks[0], device)
     pyramid = Pyramid(grid, encoding, _positive(header["channels"]), evaluator)
     _check_about(header["about"], pyramid)
     return pyramid
 
 
-def _add_levels(pyramid: Pyramid, path: Path, file, levels: dict[str, Any], lazy: bool) -> None:
+def _add_levels(pyramid: Pyramid, path: Path, file, header: dict[str, Any], lazy: bool) -> None:
     offsets = _offsets(path)
-    for name, shape in levels.items():
-        level, network = int(name), Network(**shape)
+    for name, facts in header["levels"].items():
+        level, (network, dtype) = int(name), _network(name, facts, header["version"])
         _require(name == str(level) and 0 <= level < pyramid.grid.n_levels, f"level {name}")
         widths = (pyramid.encoding.width, pyramid.channels)
         _require((network.n_in, network.n_out) == widths, f"networks of level {name}")
@@ -127,13 +134,16 @@ def _add_levels(pyramid: Pyramid, path: Path, file, levels: dict[str, Any], lazy
         rising = bool((blocks.diff() > 0).all()) if len(blocks) else True
         inside = not len(blocks) or bool(blocks[0] >= 0 and blocks[-1] < pyramid.grid.n_blocks(level))
         _require(rising and inside, f"block numbers of level {name}")
-        rows = file.get_slice(f"{name}.rows")
-        _require(rows.get_shape() == [len(blocks), network.row_size], f"rows of level {name}")
-        _require(rows.get_dtype() == "F32", f"dtype of the rows of level {name}")
-        stored = FileRows([Segment(path, offsets[f"{name}.rows"], len(blocks))], network.row_size)
-        pyramid.add(
-            level, BlockMLP(network, blocks, amplitude, stored if lazy else stored.take(torch.arange(len(blocks))))
-        )
+        tables = {}
+        for key, (width, kind) in columns(network, dtype).items():
+            table = file.get_slice(f"{name}.{key}")
+            _require(table.get_shape() == [len(blocks), width], f"{key} of level {name}")
+            _require(table.get_dtype() == TYPE_NAMES[kind], f"dtype of the {key} of level {name}")
+            tables[key] = FileRows([Segment(path, offsets[f"{name}.{key}"], len(blocks))], width, kind)
+        rows = PackedRows(network, dtype, tables)
+        if not lazy:
+            rows = rows.take(torch.arange(len(blocks)))
+        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows, dtype))
 
 
 def _offsets(path: Path) -> dict[str, int]:
@@ -144,10 +154,14 @@ def _offsets(path: Path) -> dict[str, int]:
     return {name: 8 + length + item["data_offsets"][0] for name, item in header.items() if name != "__metadata__"}
 
 
-def _network(name: str, shape: dict[str, Any]) -> Network:
-    sizes = (shape[key] for key in ("n_in", "n_hidden", "n_layers", "n_out"))
+def _network(name: str, facts: dict[str, Any], version: int) -> tuple[Network, str]:
+    """The network of a level, and how its rows are kept; version 1 knew float32 only."""
+    sizes = (facts[key] for key in ("n_in", "n_hidden", "n_layers", "n_out"))
     _require(all(_positive(size) <= 2**16 for size in sizes), f"networks of level {name}")
-    return Network(**shape)
+    shape = dict(facts)
+    dtype = "float32" if version == 1 else shape.pop("dtype")
+    _require(isinstance(dtype, str) and dtype in DTYPES, f"dtype of level {name}")
+    return Network(**shape), dtype
 
 
 def _check_about(about: Any, pyramid: Pyramid) -> None:

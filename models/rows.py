@@ -22,20 +22,21 @@ class Segment:
 
 
 class FileRows:
-    """A table [n, row] of float32 that is read row by row from one file or, piece after piece, from several.
+    """A table [n, row] of numbers that is read row by row from one file or, piece after piece, from several.
 
     Rows are read by pread and not through a mapping, whose pages would count as memory of this process.
 
     Args:
         segments: where the rows lie, in order; n is the sum of their counts.
         row: numbers of a row.
+        dtype: of the numbers.
 
     Raises:
-        UserError: a file cannot be opened.
+        OSError: a file is not there.
     """
 
-    def __init__(self, segments: list[Segment], row: int):
-        self.row = row
+    def __init__(self, segments: list[Segment], row: int, dtype: torch.dtype = torch.float32):
+        self.row, self.dtype = row, dtype
         self.segments = segments
         self.bytes_read = 0
         self._ends = np.cumsum([0, *(segment.count for segment in segments)])
@@ -45,7 +46,7 @@ class FileRows:
         return int(self._ends[-1])
 
     def take(self, index: Tensor) -> Tensor:
-        """The rows at `index`, int64 [m] in any order, as float32 [m, row] on the device of `index`.
+        """The rows at `index`, int64 [m] in any order, as [m, row] on the device of `index`.
 
         Raises:
             IndexError: there is no such row.
@@ -54,12 +55,12 @@ class FileRows:
         wanted, place = np.unique(index.cpu().numpy(), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
             raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {len(self)}")
-        found = np.empty((len(wanted), self.row), np.float32)
+        rows = torch.empty(len(wanted), self.row, dtype=self.dtype)
+        found = rows.numpy()
         cuts = np.searchsorted(wanted, self._ends)
         for segment, first, a, b in zip(self.segments, self._ends, cuts, cuts[1:], strict=False):
             if a < b:
                 self._read(segment, wanted[a:b] - first, found[a:b])
-        rows = torch.from_numpy(found)
         return (rows if len(wanted) == len(index) and (place[1:] > place[:-1]).all() else rows[place]).to(index.device)
 
     def _read(self, segment: Segment, numbers: np.ndarray, into: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
 from models.network import Network
+from models.precision import rounded
 from models.pyramid import Pyramid
 
 # Grids of 2 and 3 axes, degenerate ones first: one cell, one block, a block larger than the level, prime sizes.
@@ -65,7 +66,9 @@ def random_blocks(network, n, cells, seed=0, kind=None):
     return Blocks(rows, targets, amplitude, torch.zeros(n, dtype=torch.int64) if kind is None else kind)
 
 
-def random_pyramid(grid, channels=2, n_freq=1, n_hidden=5, n_layers=2, seed=0, gaussian=False, keep=0.6):
+def random_pyramid(
+    grid, channels=2, n_freq=1, n_hidden=5, n_layers=2, seed=0, gaussian=False, keep=0.6, dtype="float32"
+):
     """A pyramid with random networks in a random share of the blocks of every level."""
     generator = torch.Generator().manual_seed(seed)
     encoding = Encoding(grid.ndim, n_freq)
@@ -74,9 +77,9 @@ def random_pyramid(grid, channels=2, n_freq=1, n_hidden=5, n_layers=2, seed=0, g
         output = "sigmoid" if gaussian or level == grid.n_levels - 1 else "sin"
         network = Network(encoding.width, n_hidden, n_layers, channels, output)
         blocks = (torch.rand(grid.n_blocks(level), generator=generator) < keep).nonzero()[:, 0]
-        rows = network.initial_rows(seed, level, blocks, 0.3) * 3
+        rows = rounded(network, dtype, network.initial_rows(seed, level, blocks, 0.3) * 3)
         amplitude = torch.rand(len(blocks), generator=generator) * 0.5
-        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows))
+        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows, dtype))
     return pyramid
 
 

@@ -42,6 +42,7 @@ FLOORS = {
     "datasets.volume": 2,
     "models.block_mlp": 2,
     "models.rows": 2,
+    "models.precision": 2,
     "models.points": 2,
     "models.training_copy": 2,
     "models.level_fit": 2,

@@ -12,8 +12,9 @@ from datasets.grid import Grid
 from datasets.residual import LevelTargets
 from datasets.source import Signal, Source
 from models.encoding import Encoding
-from models.engine import ReferenceEngine
+from models.engine import Blocks, ReferenceEngine
 from models.level_fit import COARSE_SHARE, LevelFit, Recipe
+from models.precision import DTYPES, rounded
 from models.pyramid import Pyramid
 
 RECIPE = Recipe(
@@ -207,6 +208,28 @@ def test_a_chunk_taken_up_between_two_rounds_ends_with_the_same_bits(grid, after
         pass
     assert torch.equal(second.target.rows, whole.target.rows)
     assert torch.equal(second.errors, whole.errors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_errors_are_those_of_the_rows_that_the_file_will_hold(dtype):
+    fit = run(make_fit(GRIDS[1], save_dtype=dtype))
+    rows, blocks = fit.target.rows.detach(), fit.target.blocks
+    assert torch.equal(rounded(fit.network, dtype, rows), rows)
+    kind = fit.grid.kind_of(blocks, 0)
+    real = [fit.grid.real_cells(kind, 0) for kind in range(fit.grid.n_kinds)]
+    held = Blocks(rows, fit.targets.gather(blocks), fit.target.amplitude, kind)
+    assert torch.equal(fit.engine.errors(fit.network, fit.inputs, held, real), fit.errors[blocks])
+    networks, _ = fit.finish()
+    assert networks.dtype == dtype and torch.equal(networks.rows, rounded(fit.network, dtype, networks.rows.detach()))
+
+
+def test_a_coarse_dtype_changes_the_rows_and_float32_does_not():
+    # One round, after which the rows are rounded for the first time.
+    whole = run(make_fit(GRIDS[0], val_freq=12))
+    for dtype in DTYPES:
+        rows = run(make_fit(GRIDS[0], val_freq=12, save_dtype=dtype)).target.rows
+        assert torch.equal(rows, rounded(whole.network, dtype, whole.target.rows.detach()))
+        assert torch.equal(rows, whole.target.rows) == (dtype == "float32")
 
 
 @grids

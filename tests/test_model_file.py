@@ -14,6 +14,7 @@ from datasets.grid import Box, Grid
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.model_file import load, save
+from models.precision import DTYPES, row_bytes
 from models.pyramid import Pyramid
 from utils import UserError
 
@@ -67,6 +68,33 @@ def test_levels_that_are_empty_or_full_come_back(tmp_path, keep, n_freq):
     assert torch.equal(load(path)[0].decode(), pyramid.decode())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("grid", [GRIDS[0], GRIDS[4], GRIDS[7]], ids=grid_id)
+def test_rows_of_every_dtype_come_back_and_regions_of_them_are_the_crop(tmp_path, grid, dtype):
+    path, generator = tmp_path / "model.safetensors", np.random.default_rng(0)
+    pyramid = saved(path, grid, dtype=dtype, n_layers=3)
+    loaded, _ = load(path)
+    lazy, _ = load(path, lazy=True)
+    assert all(networks.dtype == dtype for found in (loaded, lazy) for networks in found.levels.values())
+    for level in range(grid.n_levels):
+        whole, decoded = grid.level_box(level), pyramid.decode(level=level)
+        assert torch.equal(loaded.decode(level=level), decoded)
+        for _ in range(5):
+            region = random_box(generator, whole.stop)
+            assert torch.equal(lazy.decode(region, level), whole.crop(decoded, region))
+    save(tmp_path / "again.safetensors", lazy, ABOUT)
+    assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_levels_may_be_of_unlike_dtypes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pyramid = random_pyramid(GRID)
+    for level, dtype in enumerate(DTYPES):
+        pyramid.add(level, random_pyramid(GRID, dtype=dtype).level(level))
+    save(path, pyramid, ABOUT)
+    assert torch.equal(load(path, lazy=True)[0].decode(), pyramid.decode())
+
+
 def test_levels_that_were_never_reached_are_absent(tmp_path):
     path = tmp_path / "model.safetensors"
     pyramid = random_pyramid(GRID)
@@ -97,11 +125,12 @@ def test_a_lazy_model_is_saved_as_it_was(tmp_path):
     assert path.read_bytes() == again.read_bytes()
 
 
-def test_a_file_is_about_as_large_as_its_parameters(tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_file_is_as_large_as_its_rows(tmp_path, dtype):
     path = tmp_path / "model.safetensors"
-    pyramid = saved(path, Grid((512, 512), (8, 8), 2))
-    blocks = sum(len(level) for level in pyramid.levels.values())
-    assert path.stat().st_size < pyramid.n_params * 4 + blocks * 12 + 4096
+    pyramid = saved(path, Grid((512, 512), (8, 8), 2), dtype=dtype)
+    size = sum(len(level) * (row_bytes(level.network, dtype) + 12) for level in pyramid.levels.values())
+    assert size < path.stat().st_size < size + 4096
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
@@ -224,21 +253,30 @@ def test_code_in_a_pickle_is_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "bomb.txt").exists()
 
 
-def edited(tmp_path, edit):
+def edited(tmp_path, edit, **options):
     """A file like a good one, whose header and tensors `edit` has changed."""
     path = tmp_path / "model.safetensors"
-    saved(path)
+    saved(path, **options)
     header, tensors = contents(path)
     edit(header, tensors)
     save_file(tensors, path, {"miner": json.dumps(header)})
     return path
 
 
+def test_a_file_of_version_1_is_float32_throughout(tmp_path):
+    def older(header, _):
+        header["version"] = 1
+        for facts in header["levels"].values():
+            del facts["dtype"]
+
+    assert torch.equal(load(edited(tmp_path, older))[0].decode(), random_pyramid(GRID).decode())
+
+
 def test_a_file_that_is_written_again_unchanged_is_loaded(tmp_path):
     load(edited(tmp_path, lambda header, tensors: None))
 
 
-@pytest.mark.parametrize("version", [2, 10**9])
+@pytest.mark.parametrize("version", [3, 10**9])
 def test_a_newer_version_is_said(tmp_path, version):
     path = edited(tmp_path, lambda header, _: header.update(version=version))
     assert "newer version" in refused(path)
@@ -316,6 +354,12 @@ HEADERS = {
     "a level that is a list": lambda h: h["levels"].update({"0": [1, 2]}),
     "wider networks than there are": lambda h: h["levels"]["0"].update(n_hidden=6),
     "deeper networks than there are": lambda h: h["levels"]["0"].update(n_layers=3),
+    "no dtype": lambda h: h["levels"]["0"].pop("dtype"),
+    "an unknown dtype": lambda h: h["levels"]["0"].update(dtype="bfloat16"),
+    "a dtype that is no word": lambda h: h["levels"]["0"].update(dtype=["int8"]),
+    "another dtype than the rows have": lambda h: h["levels"]["0"].update(dtype="float16"),
+    "a dtype that needs more tables": lambda h: h["levels"]["0"].update(dtype="int8"),
+    "a dtype in version 1": lambda h: h.update(version=1),
     "channels that do not match": lambda h: h.update(channels=1),
 }
 
@@ -360,6 +404,20 @@ TENSORS = {
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_that_contradict_the_header_are_refused(tmp_path, name):
     refused(edited(tmp_path, lambda _, tensors: TENSORS[name](tensors)))
+
+
+REST = {
+    "absent": lambda t: t.pop("0.rest"),
+    "narrower": lambda t: spoil(t, "0.rest", lambda x: x[:, 1:]),
+    "fewer": lambda t: spoil(t, "0.rest", lambda x: x[1:]),
+    "float32": lambda t: spoil(t, "0.rest", lambda x: x.float()),
+    "NaN": lambda t: spoil(t, "0.rest", lambda x: x * torch.nan),
+}
+
+
+@pytest.mark.parametrize("name", REST)
+def test_scales_that_contradict_the_header_are_refused(tmp_path, name):
+    refused(edited(tmp_path, lambda _, tensors: REST[name](tensors), dtype="int8"))
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -74,8 +74,8 @@ def test_a_run_leaves_a_model_its_figures_and_curves_and_nothing_else(capsys):
     stored = json.loads(Path("logs/x/result.json").read_text())
     assert stored["psnr"] == result["psnr"] and stored["options"]["n_scales"] == 2
     assert {"psnr_worst_block", "ssim", "seam", "n_params", "model_bytes", "bits_per_pixel", "ratio_to_raw",
-            "ratio_to_source_file", "levels", "fit_s", "save_s", "wall_s", "peak_host_bytes", "peak_device_bytes",
-            "engine", "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
+            "ratio_to_source_file", "source_format", "levels", "fit_s", "save_s", "wall_s", "peak_host_bytes",
+            "peak_device_bytes", "engine", "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
     assert stored["model_bytes"] == Path("ckpts/x/model.safetensors").stat().st_size
     assert list(Path("logs/x").glob("events.out.tfevents.*"))
 
@@ -94,15 +94,25 @@ def test_the_same_options_give_the_same_model_and_another_seed_another():
     assert same_model("a", "b") and not same_model("a", "c")
 
 
-def test_how_chunks_are_cut_does_not_change_the_model():
-    run("--exp_name", "whole")
-    run("--exp_name", "cut", "--b_chunks", "3")
+@pytest.mark.parametrize("dtype", opt.SAVE_DTYPES)
+def test_how_chunks_are_cut_does_not_change_the_model(dtype):
+    run("--exp_name", "whole", "--save_dtype", dtype)
+    run("--exp_name", "cut", "--b_chunks", "3", "--save_dtype", dtype)
     assert same_model("whole", "cut")
 
 
-@pytest.mark.parametrize("waves", [1, 2, 4])
-def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(waves, monkeypatch, epochs):
-    run("--exp_name", "straight", "--b_chunks", "8")
+def test_a_smaller_dtype_makes_a_smaller_file_of_about_the_same_quality():
+    results = [run("--exp_name", dtype, "--save_dtype", dtype) for dtype in opt.SAVE_DTYPES]
+    sizes = [result["model_bytes"] / result["n_params"] for result in results]
+    assert sizes[0] > 1.6 * sizes[1] > 1.9 * sizes[2]
+    assert all(abs(result["psnr"] - results[0]["psnr"]) < 0.5 for result in results)
+
+
+@pytest.mark.parametrize(("waves", "dtype"), [(1, "float32"), (2, "float16"), (2, "int8"), (4, "float32")])
+def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(
+    waves, dtype, monkeypatch, epochs
+):
+    run("--exp_name", "straight", "--b_chunks", "8", "--save_dtype", dtype)
     rounds = epochs[:]
     monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
     step, seen = models.miner.Miner.training_step, []
@@ -115,7 +125,7 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
 
     monkeypatch.setattr(models.miner.Miner, "training_step", die)
     with pytest.raises(RuntimeError, match="power is gone"):
-        run("--exp_name", "broken", "--b_chunks", "8")
+        run("--exp_name", "broken", "--b_chunks", "8", "--save_dtype", dtype)
     monkeypatch.setattr(models.miner.Miner, "training_step", step)
     assert not Path("ckpts/broken/model.safetensors").exists()
     epochs.clear()
