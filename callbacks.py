@@ -19,12 +19,15 @@ PATIENCE = 1.5
 
 
 class Figures(pl.Callback):
-    """Writes the curves of every level: loss, PSNR, blocks in training, learning rate and speed, by epoch."""
+    """Writes the curves of a run, coarse to fine: level, loss, PSNR, blocks in training, learning rate and speed."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         if (wave := module.wave) is None:
             return
+        # Epochs as --num_epochs counts them, over all levels: the chunks of a level share its epochs.
+        step = _epochs(module, len(module.reports)) + (wave.chunk * wave.epochs + wave.epoch) // wave.chunks
         figures = {
+            "level": wave.level,
             "loss": wave.loss,
             "psnr": wave.psnr,
             "training_blocks": wave.training,
@@ -32,7 +35,12 @@ class Figures(pl.Callback):
             "cells_per_s": wave.cells_per_s,
         }
         for logger in trainer.loggers:
-            logger.log_metrics({f"level_{wave.level}/{name}": value for name, value in figures.items()}, wave.step)
+            logger.log_metrics({f"fit/{name}": value for name, value in figures.items()}, step)
+
+
+def _epochs(module: Miner, levels: int) -> int:
+    """Epochs of the first levels that were finished."""
+    return sum(module.recipe.epochs[report.level] for report in module.reports[:levels])
 
 
 class Progress(pl.Callback):
@@ -85,8 +93,8 @@ def _words(wave: Wave) -> str:
 
 
 class Pictures(pl.Callback):
-    """Shows each finished level in TensorBoard: reconstruction beside truth, residual, active blocks; of a shape also
-    its surface."""
+    """Shows each finished level in TensorBoard: reconstruction and truth, residual, active blocks; of a shape also its
+    surface. A slider leads from the coarsest level to the finest."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -98,13 +106,13 @@ class Pictures(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         for report in module.reports[self.shown :]:
             self.shown += 1
-            name, pictures = f"level_{report.level}", level_pictures(module.pyramid, self.source, report.level)
+            step, pictures = _epochs(module, self.shown), level_pictures(module.pyramid, self.source, report.level)
             vertices, faces = self._surface(module, report.level)
             for logger in trainer.loggers:
                 for kind, picture in pictures.items():
-                    logger.experiment.add_image(f"{name}/{kind}", picture, dataformats="HWC")
+                    logger.experiment.add_image(f"pictures/{kind}", picture, step, dataformats="HWC")
                 if len(faces):
-                    logger.experiment.add_mesh(f"{name}/surface", vertices[None], faces=faces[None])
+                    logger.experiment.add_mesh("pictures/surface", vertices[None], faces=faces[None], global_step=step)
 
     def _surface(self, module: Miner, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The surface of a shape's level, at most SURFACE_CELLS along an axis: a finer level is averaged down."""

@@ -12,33 +12,41 @@ from datasets.grid import Box
 from datasets.source import Source
 from models.pyramid import Pyramid
 
-# Longer side of a picture in pixels, and cells decoded at once while it is made.
+# Longer side of a picture in pixels at most, and at least where cells have to be enlarged; cells decoded at once.
 SIDE = 1024
+SMALL_SIDE = 512
 STRIP_CELLS = 2**23
-OUTLINE = (230, 60, 40)
+# Of blocks, by level from the finest, RGB; they begin anew where a pyramid has more.
+LEVEL_COLOURS = ((255, 183, 77), (240, 98, 146), (149, 117, 255), (79, 195, 247), (77, 208, 160), (220, 231, 117))
 
 
 def level_pictures(pyramid: Pyramid, source: Source, level: int, side: int = SIDE) -> dict[str, np.ndarray]:
-    """Pictures of a level, uint8 RGB [h, w, 3]: reconstruction beside truth, residual, active blocks.
+    """Pictures of a level, uint8 RGB [h, w, 3]: reconstruction beside or above truth, residual, active blocks.
 
     Of a volume it is the middle slice. The residual is truth minus reconstruction, grey where it is zero and scaled so
-    that 0.1 saturates.
+    that 0.05 saturates.
     """
     slice_ = _middle(pyramid, level)
     mode = source.signal.mode
     found = _shrink(lambda box: pyramid.decode(box, level), slice_, side)
     truth = _shrink(lambda box: source.read(box, level), slice_, side)
-    gap = found.new_ones(len(found), max(2, found.shape[1] // 128), 3)
+    enlarge = max(1, min(side, SMALL_SIDE) // max(found.shape[:2]))
+    found, truth = (cells.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1) for cells in (found, truth))
+    # Wide ones above each other, so that they are large in the square cards of TensorBoard.
+    along = int(found.shape[1] <= found.shape[0])
+    picture, width = colour(found, mode), max(2, found.shape[along] // 128)
+    gap = picture.new_ones(width if along == 0 else len(picture), width if along == 1 else picture.shape[1], 3)
+    dim = picture.mean(-1, keepdim=True).expand(-1, -1, 3) * 0.6
     return {
-        "reconstruction_and_truth": _to_uint8(torch.cat([colour(found, mode), gap, colour(truth, mode)], 1)),
-        "residual": _to_uint8(colour((truth - found) * 5 + 0.5, "grey" if mode == "CMYK" else mode)),
-        "active_blocks": outline_blocks(_to_uint8(colour(found, mode)), pyramid, level),
+        "reconstruction_and_truth": to_uint8(torch.cat([picture, gap, colour(truth, mode)], along)),
+        "residual": to_uint8(colour((truth - found) * 10 + 0.5, "grey" if mode == "CMYK" else mode)),
+        "active_blocks": outline_blocks(to_uint8(dim), pyramid, level),
     }
 
 
 def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int) -> np.ndarray:
     """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted."""
-    picture = picture.copy()
+    picture, outline = picture.copy(), level_colour(level)
     slice_, networks = _middle(pyramid, level), pyramid.level(level)
     counts, patch, extent = (
         pyramid.grid.block_counts(level),
@@ -53,12 +61,19 @@ def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int) -> np.ndar
     scale = np.array(picture.shape[:2]) / extent
     if min(patch * scale) < 6:
         mask = cv2.resize(active * 255, picture.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None] > 0
-        return np.where(mask, (picture * 0.6 + np.array(OUTLINE) * 0.4).astype(np.uint8), picture)
+        return np.where(mask, (picture * 0.6 + np.array(outline) * 0.4).astype(np.uint8), picture)
+    # TensorBoard shrinks pictures to about 300 pixels by leaving out rows and columns: lines must outlast it.
+    width = max(1, min(-(-max(picture.shape[:2]) // 300), int(min(patch * scale)) // 5))
     for index in np.argwhere(active):
         top, left = (index * patch * scale).astype(int).tolist()
         bottom, right = (np.minimum((index + 1) * patch, extent) * scale - 1).astype(int).tolist()
-        cv2.rectangle(picture, (left, top), (right, bottom), OUTLINE, 1)
+        cv2.rectangle(picture, (left, top), (right, bottom), outline, width)
     return picture
+
+
+def level_colour(level: int) -> tuple[int, int, int]:
+    """The colour, RGB, that stands for the blocks of a level."""
+    return LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
 
 
 def colour(cells: Tensor, mode: str) -> Tensor:
@@ -95,5 +110,6 @@ def _shrink(read: Callable[[Box], Tensor], slice_: Box, side: int) -> Tensor:
     return torch.cat(strips, 1).movedim(0, -1)
 
 
-def _to_uint8(picture: Tensor) -> np.ndarray:
+def to_uint8(picture: Tensor) -> np.ndarray:
+    """Values in [0, 1] as uint8 of the same shape."""
     return (picture * 255).round().to(torch.uint8).cpu().numpy()

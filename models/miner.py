@@ -49,11 +49,6 @@ class Wave:
     done: float
     seconds_left: float
 
-    @property
-    def step(self) -> int:
-        """Epochs of this level that lie behind, one chunk after another."""
-        return self.chunk * self.epochs + self.epoch
-
 
 @dataclass(frozen=True)
 class Point:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models.level_fit
 import models.miner
@@ -78,6 +79,21 @@ def test_a_run_leaves_a_model_its_figures_and_curves_and_nothing_else(capsys):
             "peak_device_bytes", "engine", "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
     assert stored["model_bytes"] == Path("ckpts/x/model.safetensors").stat().st_size
     assert list(Path("logs/x").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_shows_a_run_as_one_curve_and_its_levels_as_one_slider():
+    run("--exp_name", "x", "--log_image", "--b_chunks", "2", "--val_freq", "2", "--num_epochs", "3", "4")
+    events = EventAccumulator("logs/x", size_guidance={"images": 0}).Reload()
+    names = {f"fit/{name}" for name in ("level", "loss", "psnr", "training_blocks", "lr", "cells_per_s")}
+    assert set(events.Tags()["scalars"]) == names
+    curve = [(event.step, event.value) for event in events.Scalars("fit/level")]
+    assert curve == sorted(curve, key=lambda point: (point[0], -point[1])) and curve[-1][0] <= 7
+    assert {level for step, level in curve if step < 3} == {1} and {level for step, level in curve if step > 3} == {0}
+    kinds = {f"pictures/{kind}" for kind in ("reconstruction_and_truth", "residual", "active_blocks")}
+    assert set(events.Tags()["images"]) == kinds
+    for kind in kinds:
+        assert [event.step for event in events.Images(kind)] == [3, 7]
+        assert all(event.width >= 256 or event.height >= 256 for event in events.Images(kind))
 
 
 def test_the_psnr_is_that_of_the_decoded_file_against_the_source():
