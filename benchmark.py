@@ -5,6 +5,7 @@ python benchmark.py [--runs 5] [--warmup 1] -- <options of train.py>
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import io
 import statistics
@@ -29,6 +30,8 @@ COLUMNS = {
 def benchmark(argv: list[str], runs: int, warmup: int) -> list[dict[str, Any]]:
     """The figures of `runs` runs of train.py with these options, after `warmup` runs that do not count."""
     options, given = opt.parse(argv)
+    # The processes of several devices write to the terminal themselves.
+    options = dataclasses.replace(options, quiet=True)
     results = []
     for _ in range(warmup + runs):
         # A run says where its model is and how good it is; here the table does.

@@ -25,6 +25,9 @@ class Mean:
         self.total += values.sum(dtype=torch.float64).item()
         self.count += values.numel()
 
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.count + other.count)
+
     @property
     def value(self) -> float:
         return self.total / self.count if self.count else math.nan
@@ -41,6 +44,9 @@ class Overlap:
         """Add a region's occupancies, bool of equal shape."""
         self.intersection += (found & truth).sum().item()
         self.union += (found | truth).sum().item()
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        return Overlap(self.intersection + other.intersection, self.union + other.union)
 
     @property
     def value(self) -> float:
@@ -72,6 +78,9 @@ class Seams:
             at_border = (torch.arange(len(step), device=step.device) + first + 1) % p == 0
             self.border.add(step[at_border])
             self.inside.add(step[~at_border])
+
+    def __add__(self, other: "Seams") -> "Seams":
+        return Seams(self.patch, self.border + other.border, self.inside + other.inside)
 
     @property
     def value(self) -> float:

@@ -37,7 +37,7 @@ MOST = {
     "n_scales": 64,
 }
 # Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
-FREE_ON_RESUME = ("resume", "max_time", "log_image", "quiet", "plan")
+FREE_ON_RESUME = ("resume", "max_time", "log_image", "quiet", "plan", "devices")
 
 
 def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
@@ -113,6 +113,10 @@ class Options:
     exp_name: str | None = option(
         None, "names ckpts/<exp_name> and logs/<exp_name> (default: the file's name)", metavar="NAME"
     )
+    devices: int = option(
+        1, "GPUs of this machine that share the work, each with a process of its own; without a GPU, processes",
+        type=int, metavar="N",
+    )  # fmt: skip
     max_time: float | None = option(
         None, "stop in good order after this many seconds, or H:M:S; --resume goes on", metavar="TIME"
     )
@@ -157,7 +161,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
 
 def check(o: Options) -> None:
     """Refuse what makes no sense whatever the input is."""
-    for name in ("n_scales", "batch_size", "n_layers", "n_hidden", "val_freq"):
+    for name in ("n_scales", "batch_size", "n_layers", "n_hidden", "val_freq", "devices"):
         value = getattr(o, name)
         _refuse(value is not None and value < 1, name, f"must be at least 1, not {value}")
     for name in ("input_size", "patch_size", "num_epochs"):

@@ -89,8 +89,8 @@ def seconds_per_step(recipe: Recipe, grid: Grid, inputs, network: Network, engin
     return max(short - few * per_block, 0.0), per_block
 
 
-def describe(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, engine) -> str:
-    """The plan as text: a table of levels, then sums, memory and time."""
+def describe(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, engine, devices: int = 1) -> str:
+    """The plan as text: a table of levels, then sums, memory of a process, and time if `devices` share the work."""
     plans = plan_levels(source, grid, encoding, recipe)
     inputs = encoding(grid.coordinates()).to(source.device)
     network = level_network(recipe, len(inputs), source.signal.channels, coarsest=False)
@@ -108,7 +108,8 @@ def describe(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, eng
     lines.append(
         f"about {host / 2**20:.0f} MiB of host memory" + (f", {device / 2**20:.0f} MiB of GPU memory" if device else "")
     )
-    lines.append(f"about {_duration(seconds)} of training on this machine; nothing was trained")
+    where = f"{devices} devices of this machine" if devices > 1 else "this machine"
+    lines.append(f"about {_duration(seconds / devices)} of training on {where}; nothing was trained")
     return "\n".join(lines)
 
 

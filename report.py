@@ -1,6 +1,8 @@
 """The figures of a finished run, measured on the saved file, strip by strip."""
 
+import functools
 import math
+import operator
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from datasets.grid import Box
 from datasets.source import Source
 from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
+from ranks import Ranks
 from utils import UserError
 
 # Cells measured at once: the windows of SSIM take some fifteen times the memory of a strip.
@@ -18,16 +21,17 @@ STRIP_CELLS = 2**20
 
 
 @torch.no_grad()
-def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
+def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None) -> dict[str, float]:
     """PSNR of all cells and of the worst block, SSIM of images, IoU of occupancies, and the seam measure.
 
     Of the finest level, with peak 1. What a sum over nothing gives, as the SSIM of an image smaller than its window,
-    is not a number.
+    is not a number. Several processes share the strips, and all of them must call this.
     """
+    ranks = ranks or Ranks()
     squares, mean, similarity, overlap = Mean(), Mean(), Mean(), Overlap()
     seams, worst = Seams(pyramid.grid.patch), 0.0
     occupancy = source.signal.mode == "occupancy"
-    for region in pyramid.strips(most_cells=STRIP_CELLS):
+    for region in ranks.share(list(pyramid.strips(most_cells=STRIP_CELLS))):
         # Windows and steps that reach back into the strip before need its last cells.
         halo = min(region.start[0], SSIM_WINDOW - 1)
         wide = Box((region.start[0] - halo, *region.start[1:]), region.stop)
@@ -41,6 +45,10 @@ def quality(pyramid: Pyramid, source: Source) -> dict[str, float]:
             similarity.add(ssim_map(found, truth))
         if occupancy:
             overlap.add(found[halo:] > 0.5, truth[halo:] > 0.5)
+    met = ranks.gather((squares, mean, similarity, overlap, seams, worst))
+    *sums, worsts = zip(*met, strict=True)
+    squares, mean, similarity, overlap, seams = (functools.reduce(operator.add, parts) for parts in sums)
+    worst = max(worsts)
     figures = {"psnr": psnr(squares.value), "mean": mean.value, "psnr_worst_block": psnr(worst), "seam": seams.value}
     return figures | ({"iou": overlap.value} if occupancy else {"ssim": similarity.value})
 

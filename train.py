@@ -9,6 +9,7 @@ import math
 import platform
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+import launch
 import opt
 import plan
+import ranks
 import utils
 from datasets import open_source
 from datasets.grid import Grid
@@ -27,6 +30,7 @@ from metrics import psnr
 from models import model_file
 from models.encoding import Encoding
 from models.engine import choose_engine
+from models.engine.reference import CORES
 from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
 from models.store import Store
@@ -45,41 +49,85 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     Raises:
         UserError: an option or a file cannot be used.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.devices > 1 and not options.plan and not ranks.launched():
+        result = _fit_on_devices(options, given)
+    else:
+        result = _fit(options, given)
+    if result:
+        _say(result)
+    return result
+
+
+def _fit_on_devices(options: Options, given: frozenset[str]) -> dict[str, Any]:
+    """Fit in a process for each device, started and looked after by this one."""
+    there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (CORES, "CPU cores")
+    if options.devices > there:
+        raise UserError(f"--devices {options.devices} is more than this machine has: give at most {there}, its {what}")
+    started = time.time()
+    try:
+        return launch.run(_fit, options.devices, options, given)
+    except (launch.Died, KeyboardInterrupt) as end:
+        name = options.exp_name or opt.default_name(options)
+        journal = _store(name).journal
+        hint = _to_go_on(name, options.devices) if journal.is_file() and journal.stat().st_mtime > started else ""
+        if isinstance(end, launch.Died):
+            raise UserError(f"{end}{hint}") from None
+        raise Interrupted(f"interrupted{hint}") from None
+
+
+def _fit(options: Options, given: frozenset[str]) -> dict[str, Any]:
+    """Fit with the processes that there are, of which this is one; the figures, in the first of them."""
+    cuda = torch.cuda.is_available()
+    if "devices" in given and ranks.launched() and options.devices != ranks.on_this_machine():
+        raise UserError(
+            f"--devices {options.devices}: {ranks.on_this_machine()} processes were started here: leave it out"
+        )
+    try:
+        with ranks.join(cuda) as group:
+            device = torch.device("cuda", group.local) if cuda else torch.device("cpu")
+            return _fit_in_group(options, given, group, device)
+    except ranks.Lost:
+        raise Interrupted("stopped, because another process of the run has ended") from None
+
+
+def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, device: torch.device) -> dict[str, Any]:
     utils.forget_peaks(device)
-    checkpoints = Path("ckpts") / (options.exp_name or opt.default_name(options))
-    model_path, store = checkpoints / "model.safetensors", Store(checkpoints / "progress")
-    facts = None
-    if options.resume:
-        facts = _read_progress(store, model_path)
-        options = _resumed(options, given, opt.from_json(facts["options"]))
+    name = options.exp_name or opt.default_name(options)
+    model_path, store = Path("ckpts") / name / "model.safetensors", _store(name, group.number)
+    with group.together():
+        facts = None
+        if options.resume:
+            facts = _read_progress(store, model_path)
+            options = _resumed(options, given, opt.from_json(facts["options"]))
 
-    source = open_source(options.task, options.path, options.input_size, device)
-    options = opt.settle(options, source.shape)
-    grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
-    encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
-    network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
-    engine, fallback = choose_engine(options.engine, network, device, options.optimizer, options.beta2)
-    if fallback:
-        print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
-    if options.plan:
-        print(plan.describe(source, grid, encoding, recipe, engine))
-        return {}
+        source = open_source(options.task, options.path, options.input_size, device)
+        options = opt.settle(options, source.shape)
+        grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
+        encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
+        network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
+        engine, fallback = choose_engine(options.engine, network, device, options.optimizer, options.beta2)
+        if fallback and group.first:
+            print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
+        if options.plan:
+            if group.first:
+                print(plan.describe(source, grid, encoding, recipe, engine, options.devices))
+            return {}
 
-    # Lightning takes seconds to import: what is wrong with options or files is said before.
-    import pytorch_lightning as pl
-    from pytorch_lightning.loggers import TensorBoardLogger
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+        # Lightning takes seconds to import: what is wrong with options or files is said before.
+        import pytorch_lightning as pl
+        from pytorch_lightning.loggers import TensorBoardLogger
+        from pytorch_lightning.strategies import SingleDeviceStrategy
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-    from callbacks import Figures, Pictures, Progress
-    from models.miner import Miner
+        from callbacks import Figures, Pictures, Progress
+        from models.miner import Miner
 
-    logs = Path("logs") / options.exp_name
-    run_facts = {"options": utils.jsonable(dataclasses.asdict(options)), "source": _fingerprint(options.path)}
-    if facts and facts["source"] != run_facts["source"]:
-        raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
-    if not facts:
-        _start_over(store, model_path, logs)
+        logs = Path("logs") / options.exp_name
+        run_facts = {"options": utils.jsonable(dataclasses.asdict(options)), "source": _fingerprint(options.path)}
+        if facts and facts["source"] != run_facts["source"]:
+            raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
+        if group.first and not facts:
+            _start_over(store, model_path, logs)
 
     callbacks = [
         Figures(),
@@ -87,37 +135,51 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
         *([Pictures(source)] if options.log_image else []),
     ]
     with _calm_lightning():
+        # A Trainer for this process's own device, that knows of no others: one that does exchanges a word with them at
+        # every batch, and a process that trains fewer rounds would leave the rest waiting.
         trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=-1, callbacks=callbacks,
-            logger=TensorBoardLogger("logs", name=options.exp_name, version=""), log_every_n_steps=1,
+            accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, strategy=SingleDeviceStrategy(device),
+            max_epochs=-1, callbacks=callbacks if group.first else [], log_every_n_steps=1,
+            logger=TensorBoardLogger("logs", name=options.exp_name, version="") if group.first else False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
-        miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time)
-        if facts:
-            miner.resume(facts, device)
-        else:
-            miner.commit()
-        with _interruptible(miner, options.exp_name):
+        with group.together():
+            pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
+            miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time, group)
+            if facts:
+                miner.resume(facts, device)
+            elif group.first:
+                miner.commit()
+        with group.together():
+            if not store.exists:
+                raise UserError(f"{store.root}: not seen by process {group.number + 1}: all need the same folder")
+        with _interruptible(miner, options.exp_name, group):
             trainer.fit(miner)
     fit_seconds = miner.seconds
-    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
-    about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
-    model_file.save(model_path, pyramid, utils.jsonable(about))
+    with group.together():
+        if group.first:
+            about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
+            about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
+            model_file.save(model_path, pyramid, utils.jsonable(about))
     save_seconds = miner.seconds - fit_seconds
 
-    result = _figures(model_path, source, options) | {
+    result = _figures(model_path, source, options, group) | {
         "fit_s": fit_seconds,
         "save_s": save_seconds,
         "wall_s": utils.process_seconds(),
         "stopped_early": miner.stopped_early,
     }
+    if not group.first:
+        return {}
     with utils.atomic_write(logs / "result.json") as temporary:
         temporary.write_text(json.dumps(utils.jsonable(result), indent=2, allow_nan=False) + "\n")
     if not miner.stopped_early:
         store.clear()
-    _say(result, model_path, options)
     return result
+
+
+def _store(name: str, number: int = 0) -> Store:
+    return Store(Path("ckpts") / name / "progress", number)
 
 
 def _recipe(o: Options) -> Recipe:
@@ -125,15 +187,19 @@ def _recipe(o: Options) -> Recipe:
     return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", **same)
 
 
-def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
-    """What the saved file is worth: its quality, its size and what it is made of."""
+def _figures(path: Path, source: Source, options: Options, group: ranks.Ranks) -> dict[str, Any]:
+    """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took."""
     pyramid, about = model_file.load(path, source.device, options.engine)
     model_bytes, raw_bytes = path.stat().st_size, source.cells.numel() * np.dtype(source.signal.dtype).itemsize
     source_bytes = Path(options.path).stat().st_size if options.path else None
     cell = "pixel" if options.task == "image" else "voxel"
+    measured = quality(pyramid, source, group)
+    if options.task == "mesh" and group.first:
+        measured |= shape_distance(pyramid, about)
+    peaks = zip(*group.gather((utils.peak_host_bytes(), utils.peak_device_bytes(source.device))), strict=True)
+    peak_host, peak_device = (max(bytes_, key=lambda n: n or 0) for bytes_ in peaks)
     return {
-        **quality(pyramid, source),
-        **(shape_distance(pyramid, about) if options.task == "mesh" else {}),
+        **measured,
         "n_params": pyramid.n_params,
         "model_bytes": model_bytes,
         f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
@@ -143,22 +209,25 @@ def _figures(path: Path, source: Source, options: Options) -> dict[str, Any]:
         "levels": about["levels"],
         "engine": pyramid.engine.name,
         "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
-        "peak_host_bytes": utils.peak_host_bytes(),
-        "peak_device_bytes": utils.peak_device_bytes(source.device),
+        "devices": group.count,
+        "peak_host_bytes": peak_host,
+        "peak_device_bytes": peak_device,
         "seed": options.seed,
         "versions": utils.versions(),
         "options": dataclasses.asdict(options),
     }
 
 
-def _say(result: dict[str, Any], path: Path, options: Options) -> None:
+def _say(result: dict[str, Any]) -> None:
+    options = opt.from_json(result["options"])
+    path = Path("ckpts") / options.exp_name / "model.safetensors"
     cell = "pixel" if options.task == "image" else "voxel"
     params, bits = result["n_params"] / 1e6, result[f"bits_per_{cell}"]
     print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
     beside = f", {result['ratio_to_source_file']:.2f} times the source file" if options.path else ""
     print(f"its bytes: {result['ratio_to_raw']:.2f} times the raw {cell}s{beside}")
     if result["stopped_early"]:
-        print(f"stopped by --max_time; to go on: python train.py --exp_name {options.exp_name} --resume")
+        print(f"stopped by --max_time{_to_go_on(options.exp_name, options.devices)}")
     if not result["n_params"] and not result["stopped_early"]:
         if result["psnr"] >= psnr(options.loss_thr):
             print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
@@ -209,22 +278,35 @@ def _fingerprint(path: str | None) -> dict[str, Any] | None:
         return {"bytes": Path(path).stat().st_size, "sha256": hashlib.sha256(file.read(2**20)).hexdigest()}
 
 
+def _to_go_on(exp_name: str, devices: int = 1) -> str:
+    more = f" --devices {devices}" if devices > 1 else ""
+    return f"; to go on: python train.py --exp_name {exp_name}{more} --resume"
+
+
 @contextlib.contextmanager
-def _interruptible(miner, exp_name: str) -> Iterator[None]:
-    """Turn Ctrl-C into a commit of what is done and a line that says how to go on."""
+def _interruptible(miner, exp_name: str, group: ranks.Ranks) -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and another process's end into a commit of what is done, and a line on how to go on."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    who = f"process {group.number + 1} of {group.count} " if group.count > 1 else ""
 
     def interrupt(*_) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise Interrupted(f"interrupted; to go on: python train.py --exp_name {exp_name} --resume")
+        for number in signals:
+            # Not SIG_IGN: of a signal that has come meanwhile Python would complain.
+            signal.signal(number, lambda *_: None)
+        raise Interrupted(f"{who}interrupted{_to_go_on(exp_name)}")
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     except Interrupted:
         miner.commit()
         raise
+    except ranks.Lost:
+        miner.commit()
+        raise Interrupted(f"{who}stopped, because another has ended{_to_go_on(exp_name)}") from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What every room may use: user errors, atomic writes, stateless random numbers, measured memory."""
 
 import contextlib
+import multiprocessing
 import os
 import platform
 import resource
@@ -32,31 +33,36 @@ def run_command(main: Callable[[], None]) -> None:
     except Interrupted as error:
         print(error, file=sys.stderr)
         sys.exit(130)
-    except UserError as error:
-        _fail(str(error))
     except Done as done:
         print(done)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}: free some space, or choose a writable folder")
-    except torch.OutOfMemoryError:
-        _fail("the GPU is out of memory: use smaller blocks at once (--b_chunks), a smaller batch or smaller networks")
-    except MemoryError as error:
-        _fail(f"not enough memory: use smaller sizes ({error})")
-    except RuntimeError as error:
-        # What torch says where the memory of the CPU is not enough has no exception of its own.
-        if "allocate" not in str(error) and "Storage size" not in str(error):
-            raise
-        _fail(f"not enough memory: use smaller sizes ({str(error).splitlines()[0][:100]})")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not (line := complaint(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _fail(line: str) -> None:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
-    sys.exit(2)
+def complaint(error: Exception) -> str | None:
+    """What the user can do about an error, in one line; None if it is not the user's to mend."""
+    line = None
+    if isinstance(error, UserError):
+        line = str(error)
+    elif isinstance(error, OSError):
+        what = error.strerror or error
+        line = f"{error.filename or 'a file'}: {what}: free some space, or choose a writable folder"
+    elif isinstance(error, torch.OutOfMemoryError):
+        line = "the GPU is out of memory: use smaller blocks at once (--b_chunks), a smaller batch or smaller networks"
+    elif isinstance(error, MemoryError):
+        line = f"not enough memory: use smaller sizes ({error})"
+    # What torch says where the memory of the CPU is not enough has no exception of its own.
+    elif isinstance(error, RuntimeError) and ("allocate" in str(error) or "Storage size" in str(error)):
+        line = f"not enough memory: use smaller sizes ({str(error).splitlines()[0][:100]})"
+    return line and " ".join(line.split())
 
 
 @contextlib.contextmanager
@@ -127,8 +133,9 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 
 
 def process_seconds() -> float:
-    """Seconds since this process started, the interpreter's own start included."""
-    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+    """Seconds since this process, or the one that it was started by to do its work, was started itself."""
+    parent = multiprocessing.parent_process()
+    with open(f"/proc/{parent.pid if parent else 'self'}/stat") as stat, open("/proc/uptime") as uptime:
         started = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(uptime.read().split()[0]) - started
 

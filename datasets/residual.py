@@ -7,6 +7,7 @@ from torch import Tensor
 
 from datasets.grid import Box, Grid
 from datasets.source import Source
+from ranks import Ranks
 
 # Cells of a level handled at once, which bounds the memory of a survey; and the most values of a level whose targets
 # are kept from the survey on, rather than made again for each chunk.
@@ -31,13 +32,18 @@ class LevelTargets:
         self.real_cells = torch.tensor([len(grid.real_cells(kind, level)) for kind in range(grid.n_kinds)])
         self._kept: Tensor | None = None
 
-    def survey(self) -> tuple[Tensor, Tensor]:
-        """Mean square and largest absolute residual of every block over its real cells: [n_blocks], [n_blocks]."""
+    def survey(self, ranks: Ranks = Ranks()) -> tuple[Tensor, Tensor]:  # noqa: B008 (one alone has no state here)
+        """Mean square and largest absolute residual of every block over its real cells: [n_blocks], [n_blocks].
+
+        Several processes share the strips, and all of them must call this.
+        """
         shape = (self.grid.n_blocks(self.level), self.source.signal.channels, self.grid.block_cells)
         energy, amplitude = (torch.empty(shape[0], device=self.source.device) for _ in range(2))
-        if shape[0] * shape[1] * shape[2] <= KEPT_VALUES:
+        # Which chunks a process of several will train is not known yet.
+        if ranks.count == 1 and shape[0] * shape[1] * shape[2] <= KEPT_VALUES:
             self._kept = torch.empty(shape, device=self.source.device)
-        for strip, ids in self._strips():
+        strips = self._strips()
+        for strip, ids in ranks.share(strips):
             residual, targets = self._blocks(strip)
             real = self.real_cells[self.grid.kind_of(torch.arange(ids.start, ids.stop), self.level)]
             here = slice(ids.start, ids.stop)
@@ -45,6 +51,10 @@ class LevelTargets:
             amplitude[here] = residual.abs().amax((1, 2))
             if self._kept is not None:
                 self._kept[here] = targets
+        owned = [
+            (owner, slice(ids.start, ids.stop)) for owner, (_, ids) in zip(ranks.owners(strips), strips, strict=True)
+        ]
+        ranks.exchange([(owner, values[here]) for owner, here in owned for values in (energy, amplitude)])
         return energy, amplitude
 
     def gather(self, ids: Tensor) -> Tensor:

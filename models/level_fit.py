@@ -1,7 +1,6 @@
 """One level in training: what is left to learn, which blocks are active, and their networks, round by round."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,11 +13,17 @@ from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.network import Network
 from models.precision import rounded
 from models.training_copy import TrainingCopy
+from ranks import Ranks
 
 # A coarse block without a network hands its whole residual down to 2^d children, each of which then needs a network of
 # its own; so at coarser levels the residual must be this much smaller to be let pass. Measured on a 1024x512
 # Moon, two seeds: 1.0 gives 604 networks and 43.1 dB, 0.75 gives 575 and 42.75 dB, 0.5 gives 561 and 42.65 dB.
 COARSE_SHARE = 0.75
+# Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
+# ever shorter and all end at about the same time: a block is done after one round or needs all. None is shorter than
+# this part of a process's share, nor than a device takes to be busy for much longer than it is set to work.
+LEFT, LAST = 1 / 2, 1 / 16
+LEAST = {"cpu": 32, "cuda": 1024}
 
 
 @dataclass(frozen=True)
@@ -76,20 +81,45 @@ def level_network(recipe: Recipe, n_in: int, channels: int, coarsest: bool) -> N
     return Network(n_in, recipe.n_hidden, recipe.n_layers, channels, output)
 
 
+def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[range]:
+    """Cut ranges of blocks into chunks, in order.
+
+    Args:
+        most: blocks of a chunk.
+        ranks: processes that share them. For one, the chunks of a range are about equally long; for several they grow
+            ever shorter, and there are at least as many, if there are blocks enough for chunks of two.
+        least: blocks of a chunk for several processes, where they have as many each.
+    """
+    left = sum(map(len, spans))
+    least = max(2, min(max(least, int(left / ranks * LAST)), -(-left // ranks)))
+    chunks = []
+    for span in spans:
+        while span:
+            longest = most if ranks == 1 else min(most, max(least, int(left / ranks * LEFT)))
+            length = -(-len(span) // -(-len(span) // longest))
+            chunks.append(span[:length])
+            span, left = span[length:], left - length
+    return chunks
+
+
 class LevelFit:
     """The target network of a level and the error of each of its blocks while chunks of it are trained.
+
+    A chunk is a range of positions in the target.
 
     Args:
         targets: what is left to learn.
         inputs: [in, p], the encoded cells of a block.
         engine: what trains the blocks.
+        ranks: the processes that share the level.
     """
 
-    def __init__(self, targets: LevelTargets, recipe: Recipe, inputs: Tensor, engine):
+    def __init__(self, targets: LevelTargets, recipe: Recipe, inputs: Tensor, engine, ranks: Ranks | None = None):
         self.targets, self.recipe, self.inputs, self.engine = targets, recipe, inputs, engine
+        self.ranks = ranks or Ranks()
         self.grid, self.level = targets.grid, targets.level
         self.epochs = recipe.epochs[self.level]
-        self.energy, amplitude = targets.survey()
+        self.energy, amplitude = targets.survey(self.ranks)
         share = COARSE_SHARE if self.level else 1.0
         active = (self.energy > recipe.loss_thr * share).nonzero()[:, 0]
         coarsest = self.level == self.grid.n_levels - 1
@@ -101,39 +131,52 @@ class LevelFit:
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
         self._weights = targets.real_cells.to(active.device)[kind]
         present = set(kind.unique().tolist())
+        self._before = self._mean(self.energy)
         self._real = [
             self.grid.real_cells(kind, self.level)[: None if kind in present else 0].to(active.device)
             for kind in range(self.grid.n_kinds)
         ]
 
-    @cached_property
-    def chunks(self) -> list[Tensor]:
-        """Ranges of the active blocks, int64, each at most b_chunks long and none much shorter than another."""
-        n = len(self.target)
-        return list(torch.arange(n, device=self.energy.device).tensor_split(-(-n // self.recipe.b_chunks))) if n else []
+    def chunks(self, known: list[range] | None = None) -> list[range]:
+        """The active blocks, cut for the processes there are: first what is `known` as it is, then what lies between.
+
+        Args:
+            known: what an earlier session has trained or begun; chunks that do not overlap.
+        """
+        known = sorted(known or [], key=lambda chunk: chunk.start)
+        ends = [0, *(end for chunk in known for end in (chunk.start, chunk.stop)), len(self.target)]
+        gaps = [range(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a < b]
+        least = LEAST[self.energy.device.type]
+        return known + cut(gaps, self.recipe.b_chunks, self.ranks.count, least)
 
     @property
     def mse(self) -> float:
-        """Mean square error of the level as it stands, over real cells and channels."""
-        return ((self.errors * self._weights).sum() / self._weights.sum()).item()
+        """Mean square error of the level as far as this process knows it, over real cells and channels."""
+        return self._mean(self.errors)
 
     @property
-    def psnr(self) -> float:
-        return psnr(self.mse)
+    def gain(self) -> float:
+        """How much this process has lessened the mean square error of the level."""
+        return self._before - self.mse
 
-    def start(self, chunk: Tensor) -> TrainingCopy:
+    def psnr(self, gain: float) -> float:
+        """Of the level, given the gain of all processes."""
+        return psnr(self._before - gain)
+
+    def _mean(self, errors: Tensor) -> float:
+        return ((errors * self._weights).sum() / self._weights.sum()).item()
+
+    def start(self, chunk: range) -> TrainingCopy:
         """Fresh networks for a chunk."""
-        rows = self.network.initial_rows(self.recipe.seed, self.level, self.target.blocks[chunk], self.recipe.a)
-        return self.copy(chunk, rows, {})
+        index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
+        rows = self.network.initial_rows(self.recipe.seed, self.level, self.target.blocks[index], self.recipe.a)
+        return self.copy(index, rows, {})
 
     def copy(self, index: Tensor, rows: Tensor, moments: dict) -> TrainingCopy:
         """A training copy of the active blocks at `index`, with the rows and moments they have reached."""
         ids = self.target.blocks[index]
         kind = self.grid.kind_of(ids, self.level)
-        targets = self.targets.gather(ids)
-        if len(self.chunks) == 1:
-            self.targets.forget()
-        return TrainingCopy(Blocks(rows, targets, self.target.amplitude[index], kind, moments), index)
+        return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
 
     def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
         """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n].
@@ -153,13 +196,22 @@ class LevelFit:
         self.errors[self.target.blocks[copy.index]] = mse
         return copy.pruned(mse < self.recipe.prune_thr) if prune else copy
 
-    def state(self, chunk: Tensor) -> dict[str, Tensor]:
+    def state(self, chunk: range) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""
-        return {"rows": self.target.rows[chunk], "errors": self.errors[self.target.blocks[chunk]]}
+        here = slice(chunk.start, chunk.stop)
+        return {"rows": self.target.rows[here].clone(), "errors": self.errors[self.target.blocks[here]]}
 
-    def restore(self, chunk: Tensor, state: dict[str, Tensor]) -> None:
-        self.target.sync(chunk, state["rows"])
-        self.errors[self.target.blocks[chunk]] = state["errors"]
+    def restore(self, chunk: range, state: dict[str, Tensor]) -> None:
+        here = slice(chunk.start, chunk.stop)
+        self.target.rows[here] = state["rows"]
+        self.errors[self.target.blocks[here]] = state["errors"]
+
+    def exchange(self, trained: list[tuple[int, range]]) -> None:
+        """Give all processes what each has trained: the owners of chunks, the same list in every process."""
+        errors = self.errors[self.target.blocks]
+        tensors = (self.target.rows, errors)
+        self.ranks.exchange([(owner, values[c.start : c.stop]) for owner, c in trained for values in tensors])
+        self.errors[self.target.blocks] = errors
 
     def finish(self) -> tuple[BlockMLP, LevelReport]:
         """The finished level. A network that is worse than none, as where a run was stopped early, is left out."""

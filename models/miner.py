@@ -1,7 +1,8 @@
 """The method: coarse to fine over levels, chunk by chunk, round by round, as one fit of Lightning's Trainer.
 
 An epoch of the Trainer is one wave: one round of the current chunk. The chunks of a level are trained one after
-another, each through all its rounds, so that weights and moments exist for the chunk in flight only.
+another, each through all its rounds, so that weights and moments exist for the chunk in flight only. Where several
+processes share the run, each takes the next chunk that nobody has taken, and they meet when the level is done.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from models.network import Network
 from models.pyramid import Pyramid
 from models.store import Store
 from models.training_copy import TrainingCopy
+from ranks import Ranks
 
 # A killed run loses at most the larger of one round and 30 seconds.
 SECONDS_BETWEEN_COMMITS = 15
@@ -55,17 +57,13 @@ class Point:
     """Where a chunk stands between two rounds; replaced as a whole, so that an interrupt never sees half a round."""
 
     fit: LevelFit
-    chunk: int
+    chunk: range
     epoch: int
     copy: TrainingCopy
 
     def state(self) -> dict[str, Any]:
-        index = self.fit.chunks[self.chunk]
         return {
-            "level": self.fit.level,
-            "chunk": self.chunk,
-            "epoch": self.epoch,
-            "target": self.fit.state(index),
+            "target": self.fit.state(self.chunk),
             "index": self.copy.index,
             "rows": self.copy.blocks.rows,
             "moments": self.copy.blocks.moments,
@@ -83,6 +81,7 @@ class Miner(pl.LightningModule):
         store: where progress is kept; what it holds already is gone on from.
         facts: JSON-able facts that every commit of the store carries along.
         max_time: seconds after which no further round begins, or None.
+        ranks: the processes that share the run; all need the same of the above, but each a store of its own.
     """
 
     def __init__(
@@ -94,11 +93,12 @@ class Miner(pl.LightningModule):
         store: Store,
         facts: dict[str, Any],
         max_time: float | None = None,
+        ranks: Ranks | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.source, self.pyramid, self.recipe, self.engine = source, pyramid, recipe, engine
-        self.store, self.facts, self.max_time = store, facts, max_time
+        self.store, self.facts, self.max_time, self.ranks = store, facts, max_time, ranks or Ranks()
         self.reports: list[LevelReport] = []
         self.wave: Wave | None = None
         self.stopped_early = False
@@ -141,30 +141,42 @@ class Miner(pl.LightningModule):
 
     def _levels(self) -> Iterator[Wave]:
         for level in reversed(range(self.pyramid.grid.n_levels)):
-            if self.pyramid.level(level) is None and not self._out_of_time():
+            if self.pyramid.level(level) is None and not self.stopped_early:
                 yield from self._level(level)
 
     def _level(self, level: int) -> Iterator[Wave]:
         grid = self.pyramid.grid
         prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual)
-        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine)
-        for chunk, index in enumerate(fit.chunks):
-            stored = self.store.piece(f"chunk_{level}_{chunk}", self.device)
-            if stored:
-                fit.restore(index, stored)
+        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks)
+        pieces = self._stored(level)
+        chunks, mine = fit.chunks(list(pieces)), []
+        while (number := self.ranks.take(f"chunks_{level}")) < len(chunks):
+            chunk = chunks[number]
+            epoch, piece = pieces.get(chunk, (0, None))
+            mine.append(number)
+            if epoch == fit.epochs:
+                fit.restore(chunk, self.store.piece(piece, self.device)["target"])
             elif not self._out_of_time():
-                yield from self._chunk(fit, chunk)
-                self.store.keep(f"chunk_{level}_{chunk}", fit.state(index))
-                self.store.drop("point")
+                self._point = self._start(fit, chunk, epoch, piece)
+                yield from self._rounds(chunks, number)
+        # Before anyone closes the level all must know whether it is whole.
+        met = self.ranks.gather((mine, self._out_of_time()))
+        if any(late for _, late in met):
+            self._stop_early()
+        fit.exchange([(owner, chunks[number]) for owner, (numbers, _) in enumerate(met) for number in numbers])
         networks, report = fit.finish()
         self.pyramid.add(level, networks)
         self.reports.append(report)
-        self.store.keep(f"level_{level}", _level_state(networks, report))
-        self.store.drop("chunk_")
+        if self.ranks.first:
+            # The pieces of the others stay until the run is done: this one does not know when to let go of them.
+            self.store.keep(f"level_{level}", _level_state(networks, report))
+            self.store.drop(f"chunk_{level}_")
 
-    def _chunk(self, fit: LevelFit, chunk: int) -> Iterator[Wave]:
-        self._point = self._start(fit, chunk)
+    def _rounds(self, chunks: list[range], number: int) -> Iterator[Wave]:
+        """Train the chunk of `_point` through all its rounds."""
+        fit, chunk = self._point.fit, chunks[number]
+        later = sum(map(len, chunks[number + 1 :]))
         while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()
             window = self._window(point)
@@ -175,21 +187,40 @@ class Miner(pl.LightningModule):
             self._work += len(copy) * len(window)
             self._work_seconds += seconds
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
+            gain, rate = self.ranks.pool(f"level_{fit.level}", [fit.gain, rate])
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
-            number = -(-window.stop // self.recipe.val_freq)
-            where = fit.level, chunk, len(fit.chunks), number, window.stop, fit.epochs
+            round_ = -(-window.stop // self.recipe.val_freq)
+            where = fit.level, number, len(chunks), round_, window.stop, fit.epochs
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.commit()
-            yield Wave(*where, len(copy), loss, fit.psnr, lr, rate, *self._ahead(self._point))
+            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(self._point, later))
+        if not self.stopped_early:
+            self.store.drop(_name(point))
+            self.store.keep(_name(point, fit.epochs), {"target": fit.state(chunk)})
         self._point = None
 
-    def _start(self, fit: LevelFit, chunk: int) -> Point:
+    def _stored(self, level: int) -> dict[range, tuple[int, str]]:
+        """The chunks of a level that an earlier session has begun: the epoch they have reached, and their piece."""
+        found: dict[range, tuple[int, str]] = {}
+        for name in self.store.names:
+            kind, *numbers = name.split("_")
+            if kind == "chunk" and int(numbers[0]) == level:
+                start, stop, epoch = map(int, numbers[1:])
+                chunk = range(start, stop)
+                found[chunk] = max(found.get(chunk, (0, "")), (epoch, name))
+        return found
+
+    def _start(self, fit: LevelFit, chunk: range, epoch: int, piece: str | None) -> Point:
         """A chunk's fresh networks, or where an earlier session left them."""
-        stored = self.store.piece("point", self.device)
-        if stored and (stored["level"], stored["chunk"]) == (fit.level, chunk):
-            fit.restore(fit.chunks[chunk], stored["target"])
-            return Point(fit, chunk, stored["epoch"], fit.copy(stored["index"], stored["rows"], stored["moments"]))
-        return Point(fit, chunk, 0, fit.start(fit.chunks[chunk]))
+        if piece is None:
+            copy = fit.start(chunk)
+        else:
+            stored = self.store.piece(piece, self.device)
+            fit.restore(chunk, stored["target"])
+            copy = fit.copy(stored["index"], stored["rows"], stored["moments"])
+        if len(chunk) == len(fit.target):
+            fit.targets.forget()
+        return Point(fit, chunk, epoch, copy)
 
     def _window(self, point: Point) -> range:
         """The epochs up to the next pruning, or as many as the time that is left is enough for."""
@@ -202,18 +233,21 @@ class Miner(pl.LightningModule):
 
     def _out_of_time(self) -> bool:
         if self.max_time is not None and not self.stopped_early and self._session >= self.max_time:
-            # A resume goes on from here; the levels are closed as they stand, and that is never committed.
-            self.commit()
-            self.stopped_early = True
+            self._stop_early()
         return self.stopped_early
 
-    def _ahead(self, point: Point) -> tuple[float, float]:
-        """How much of all work is done, and the seconds that the rest takes."""
-        fit, n = point.fit, len(point.fit.energy)
-        later = sum(len(chunk) for chunk in fit.chunks[point.chunk + 1 :])
-        ahead = len(point.copy) * (fit.epochs - point.epoch) + later * fit.epochs
-        share = len(fit.target) / n
-        ahead += sum(share * fit.grid.n_blocks(j) * self.recipe.epochs[j] for j in range(fit.level))
+    def _stop_early(self) -> None:
+        """A resume goes on from here; the levels are closed as they stand, and that is never committed."""
+        self.commit()
+        self.stopped_early = True
+
+    def _ahead(self, point: Point, later: int) -> tuple[float, float]:
+        """How much of all work is done, and the seconds that the rest takes, if `later` blocks are not begun yet."""
+        fit = point.fit
+        share = len(fit.target) / len(fit.energy)
+        shared = later * fit.epochs
+        shared += sum(share * fit.grid.n_blocks(j) * self.recipe.epochs[j] for j in range(fit.level))
+        ahead = len(point.copy) * (fit.epochs - point.epoch) + shared / self.ranks.count
         return self._work / (self._work + ahead), ahead * self._work_seconds / self._work
 
     # Progress on disk.
@@ -223,7 +257,8 @@ class Miner(pl.LightningModule):
         if self.stopped_early:
             return
         if self._point:
-            self.store.keep("point", self._point.state())
+            self.store.drop(_name(self._point))
+            self.store.keep(_name(self._point, self._point.epoch), self._point.state())
         self.store.commit({**self.facts, "seconds": self.seconds})
         self._committed = time.perf_counter()
 
@@ -237,6 +272,11 @@ class Miner(pl.LightningModule):
                 tensors = (stored[key] for key in ("blocks", "amplitude", "rows"))
                 self.pyramid.add(level, BlockMLP(network, *tensors, self.recipe.save_dtype))
                 self.reports.append(LevelReport(**stored["report"]))
+
+
+def _name(point: Point, epoch: int | str = "") -> str:
+    """Of a chunk's piece at an epoch, or what all its pieces' names begin with."""
+    return f"chunk_{point.fit.level}_{point.chunk.start}_{point.chunk.stop}_{epoch}"
 
 
 def _level_state(networks: BlockMLP, report: LevelReport) -> dict[str, Any]:

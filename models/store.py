@@ -20,19 +20,37 @@ VERSION = 1
 class Store:
     """The progress of a run, in a folder of its own.
 
+    Of several processes each writes pieces and a journal of its own, the first in the folder itself and every other in
+    one within it, and commits when it likes; a later session finds the pieces of all. That session may have another
+    number of processes. Nothing of it counts without the first one's journal.
+
     Args:
         folder: where the pieces live; removed when the run is finished.
+        number: which of the processes this is, from 0.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, number: int = 0):
+        self.root = folder
+        self.folder = folder / f"process_{number}" if number else folder
         self._written: dict[str, str] = {}
+        # Pieces that other processes committed in an earlier session: where they are.
+        self._elsewhere: dict[str, Path] = {}
         self._commits = 0
         self._waiting: dict[str, Any] = {}
 
     @property
+    def journal(self) -> Path:
+        """Of the first process."""
+        return self.root / JOURNAL
+
+    @property
     def exists(self) -> bool:
-        return (self.folder / JOURNAL).is_file()
+        return self.journal.is_file()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pieces of the last commit."""
+        return sorted({*self._elsewhere, *self._written})
 
     def keep(self, name: str, piece: Any) -> None:
         """Remember a piece, tensors and numbers in dicts and lists, under a name until the next commit writes it."""
@@ -42,6 +60,7 @@ class Store:
         """Forget the pieces whose names start so; the next commit leaves them out."""
         self._waiting = {name: piece for name, piece in self._waiting.items() if not name.startswith(prefix)}
         self._written = {name: file for name, file in self._written.items() if not name.startswith(prefix)}
+        self._elsewhere = {name: path for name, path in self._elsewhere.items() if not name.startswith(prefix)}
 
     def commit(self, facts: dict[str, Any]) -> None:
         """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names."""
@@ -61,26 +80,26 @@ class Store:
             temporary.write_text(json.dumps(journal, allow_nan=False))
         _flush_folder(self.folder)
         for file in self.folder.iterdir():
-            if file.name not in (JOURNAL, *self._written.values()):
+            if file.is_file() and file.name not in (JOURNAL, *self._written.values()):
                 file.unlink()
 
     def read(self) -> dict[str, Any]:
-        """The facts of the last commit."""
-        path = self.folder / JOURNAL
-        try:
-            facts = json.loads(path.read_text())
-            self._written, self._commits = dict(facts["pieces"]), int(facts["commits"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: damaged: start over without --resume") from None
-        if facts.get("version") != VERSION:
-            raise UserError(f"{path}: written by another version: start over without --resume")
-        return facts
+        """The facts of the first process's last commit; from now on the pieces of all processes are known."""
+        for path in self.root.glob(f"*/{JOURNAL}"):
+            if path.parent != self.folder:
+                self._elsewhere |= _pieces(path)
+        if self.folder != self.root:
+            self._elsewhere |= _pieces(self.root / JOURNAL)
+        if (self.folder / JOURNAL).is_file():
+            facts = _journal(self.folder / JOURNAL)
+            self._written, self._commits = facts["pieces"], facts["commits"]
+        return _journal(self.root / JOURNAL)
 
     def piece(self, name: str, device: torch.device) -> Any:
         """A piece of the last commit; None if the journal does not name it."""
-        if name not in self._written:
+        path = self.folder / self._written[name] if name in self._written else self._elsewhere.get(name)
+        if path is None:
             return None
-        path = self.folder / self._written[name]
         try:
             return torch.load(path, map_location=device, weights_only=True)
         except Exception as error:
@@ -88,12 +107,28 @@ class Store:
 
     def clear(self) -> None:
         """Remove everything, the journal first, so that what is left behind by a kill is never believed."""
-        self._waiting, self._written = {}, {}
-        if self.folder.is_dir():
-            (self.folder / JOURNAL).unlink(missing_ok=True)
-            for file in self.folder.iterdir():
-                file.unlink()
-            self.folder.rmdir()
+        self._waiting, self._written, self._elsewhere = {}, {}, {}
+        if self.root.is_dir():
+            (self.root / JOURNAL).unlink(missing_ok=True)
+            for folder in (*(path for path in self.root.iterdir() if path.is_dir()), self.root):
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+
+
+def _journal(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text())
+        facts = {**facts, "pieces": dict(facts["pieces"]), "commits": int(facts["commits"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged: start over without --resume") from None
+    if facts.get("version") != VERSION:
+        raise UserError(f"{path}: written by another version: start over without --resume")
+    return facts
+
+
+def _pieces(path: Path) -> dict[str, Path]:
+    return {name: path.parent / file for name, file in _journal(path)["pieces"].items()}
 
 
 def _flush_folder(folder: Path) -> None:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "utils": 0,
     "opt": 0,
+    "ranks": 0,
+    "launch": 0,
     "losses": 1,
     "metrics": 1,
     "datasets.grid": 1,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from datasets.residual import LevelTargets
 from datasets.source import Signal, Source
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
-from models.level_fit import COARSE_SHARE, LevelFit, Recipe
+from models.level_fit import COARSE_SHARE, LevelFit, Recipe, cut
 from models.precision import DTYPES, rounded
 from models.pyramid import Pyramid
 
@@ -46,7 +47,7 @@ def rounds(fit, copy, epoch=0):
 
 
 def run(fit):
-    for chunk in fit.chunks:
+    for chunk in fit.chunks():
         for _ in rounds(fit, fit.start(chunk)):
             pass
     return fit
@@ -75,9 +76,37 @@ def test_residuals_end_in_a_sin_and_colours_in_a_sigmoid(level, residual, output
 @grids
 def test_chunks_cover_the_active_blocks_in_order_within_their_limit(grid, b_chunks):
     fit = make_fit(grid, b_chunks=b_chunks)
-    sizes = [len(chunk) for chunk in fit.chunks]
-    assert torch.cat(fit.chunks).tolist() == list(range(len(fit.target)))
+    sizes = [len(chunk) for chunk in fit.chunks()]
+    assert list(itertools.chain(*fit.chunks())) == list(range(len(fit.target)))
     assert max(sizes) <= b_chunks and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+@pytest.mark.parametrize("most", [2, 7, 300])
+@pytest.mark.parametrize("spans", [[], [range(1)], [range(3, 8), range(20, 21)], [range(1000)]])
+def test_a_cut_covers_ranges_in_order_and_has_a_chunk_for_every_process(spans, most, ranks):
+    chunks = cut(spans, most, ranks)
+    assert list(itertools.chain(*chunks)) == list(itertools.chain(*spans))
+    assert all(0 < len(chunk) <= most for chunk in chunks)
+    blocks = sum(map(len, spans))
+    assert len(chunks) >= min(ranks, blocks // 2)
+    # Enough of them for all to end together, and not so many that the least of them costs.
+    if ranks > 1 and blocks == 1000 and most == 300:
+        assert [len(chunk) for chunk in chunks] == sorted(map(len, chunks), reverse=True)
+        assert 0 < max(len(chunk) for chunk in chunks[-ranks:]) <= blocks / ranks / 8
+
+
+def test_a_cut_for_several_processes_has_no_chunk_below_the_least_that_keeps_a_device_busy():
+    assert [len(chunk) for chunk in cut([range(100)], 1000, ranks=2, least=60)] == [50, 50]
+    assert min(len(chunk) for chunk in cut([range(1000)], 1000, ranks=2, least=40)) >= 20
+
+
+def test_what_is_known_is_a_chunk_of_its_own_and_the_rest_is_cut_around_it():
+    fit = make_fit(GRIDS[0], b_chunks=5)
+    n = len(fit.target)
+    chunks = fit.chunks([range(9, 12), range(2, 4)])
+    assert chunks[:2] == [range(2, 4), range(9, 12)]
+    assert sorted(itertools.chain(*chunks)) == list(range(n)) and max(map(len, chunks)) <= 5
 
 
 @grids
@@ -87,7 +116,7 @@ def test_the_result_does_not_depend_on_the_chunks_bit_for_bit(grid, residual):
     assert (whole.target.rows != 0).any(1).all()
     for b_chunks in (2, 7):
         parts = run(make_fit(grid, residual=residual, epochs=(6,) * 3, b_chunks=b_chunks))
-        assert len(parts.chunks) > 1
+        assert len(parts.chunks()) > 1
         assert torch.equal(parts.target.rows, whole.target.rows)
         assert torch.equal(parts.errors, whole.errors)
 
@@ -96,7 +125,7 @@ def test_the_result_does_not_depend_on_the_chunks_bit_for_bit(grid, residual):
 def test_only_blocks_below_the_threshold_are_pruned_and_never_move_again(grid):
     fit = make_fit(grid, epochs=(60,) * 3, val_freq=20, loss_thr=3e-2, prune_thr=2e-2, n_hidden=12)
     frozen, pruned = {}, 0
-    for trained, mse, left in rounds(fit, fit.start(fit.chunks[0])):
+    for trained, mse, left in rounds(fit, fit.start(fit.chunks()[0])):
         good = mse < fit.recipe.prune_thr
         assert left.index.tolist() == trained.index[~good].tolist()
         frozen |= {n: fit.target.rows[n].clone() for n in trained.index[good].tolist()}
@@ -125,7 +154,7 @@ def test_the_error_of_a_level_is_that_of_its_decode(grid, level):
     assert report.mse < untrained
     assert (report.level, report.all, report.active) == (level, grid.n_blocks(level), len(networks))
     assert 0 <= report.converged <= report.active
-    assert fit.psnr == report.psnr == pytest.approx(-10 * np.log10(report.mse))
+    assert fit.psnr(fit.gain) == pytest.approx(report.psnr) == pytest.approx(-10 * np.log10(report.mse))
 
 
 @grids
@@ -161,7 +190,7 @@ def constant(shape, value):
 @grids
 def test_a_black_image_needs_no_network(grid):
     fit = make_fit(grid, constant(grid.shape, 0), grid.n_levels - 1)
-    assert fit.chunks == [] and len(fit.target) == 0 and fit.mse == 0
+    assert fit.chunks() == [] and len(fit.target) == 0 and fit.mse == 0
     networks, report = fit.finish()
     assert len(networks) == 0 and report.psnr == float("inf")
 
@@ -197,7 +226,7 @@ def on_disk(state):
 def test_a_chunk_taken_up_between_two_rounds_ends_with_the_same_bits(grid, after):
     whole = run(make_fit(grid, b_chunks=1000))
     first = make_fit(grid)
-    chunk = first.chunks[0]
+    chunk = first.chunks()[0]
     progress = rounds(first, first.start(chunk))
     for _ in range(after):
         _, _, copy = next(progress)
@@ -235,7 +264,7 @@ def test_a_coarse_dtype_changes_the_rows_and_float32_does_not():
 @grids
 def test_a_chunk_whose_blocks_are_all_pruned_is_taken_up(grid):
     fit = make_fit(grid, loss_thr=2e-3)
-    chunk = fit.chunks[0]
+    chunk = fit.chunks()[0]
     copy = fit.start(chunk)
     done = copy.pruned(torch.ones(len(copy), dtype=torch.bool))
     state = on_disk([done.index, done.blocks.rows, done.blocks.moments])
@@ -245,7 +274,7 @@ def test_a_chunk_whose_blocks_are_all_pruned_is_taken_up(grid):
 @grids
 def test_state_and_restore_carry_a_chunk_over(grid):
     fit, other = run(make_fit(grid, b_chunks=3)), make_fit(grid, b_chunks=3)
-    for chunk in fit.chunks:
+    for chunk in fit.chunks():
         other.restore(chunk, on_disk(fit.state(chunk)))
     assert torch.equal(other.target.rows, fit.target.rows) and torch.equal(other.errors, fit.errors)
     assert same(other.finish()[0].rows.detach(), fit.finish()[0].rows.detach())
@@ -253,8 +282,8 @@ def test_state_and_restore_carry_a_chunk_over(grid):
 
 def test_the_start_of_a_block_does_not_depend_on_its_chunk():
     fit = make_fit(GRIDS[0])
-    whole = fit.start(fit.chunks[0])
-    part = fit.start(fit.chunks[0][3:5])
+    whole = fit.start(fit.chunks()[0])
+    part = fit.start(fit.chunks()[0][3:5])
     assert torch.equal(part.blocks.rows, whole.blocks.rows[3:5])
     assert torch.equal(part.blocks.targets, whole.blocks.targets[3:5])
 

@@ -260,3 +260,52 @@ def test_facts_that_are_no_json_leave_the_last_commit(tmp_path):
     with pytest.raises(ValueError):
         store.commit({"seconds": float("nan")})
     assert json.loads((tmp_path / JOURNAL).read_text())["seconds"] == 1
+
+
+def three_processes(folder):
+    """What three processes of a session left: a level, three chunks, and one of these twice."""
+    for number, names in enumerate(
+        [("level_2", "chunk_1_0_4_9"), ("chunk_1_4_8_9",), ("chunk_1_8_9_2", "chunk_1_0_4_9")]
+    ):
+        store = Store(folder, number)
+        for name in names:
+            store.keep(name, piece(number + 1))
+        store.commit({"seconds": number})
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_process_of_a_later_session_finds_the_pieces_of_all(tmp_path, number):
+    three_processes(tmp_path)
+    store = Store(tmp_path, number)
+    assert store.exists and store.read()["seconds"] == 0
+    assert store.names == ["chunk_1_0_4_9", "chunk_1_4_8_9", "chunk_1_8_9_2", "level_2"]
+    assert same(store.piece("chunk_1_4_8_9", CPU), piece(2)) and same(store.piece("chunk_1_8_9_2", CPU), piece(3))
+
+
+def test_a_process_that_commits_removes_only_its_own_old_files(tmp_path):
+    three_processes(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.parent.name != "process_1"}
+    store = Store(tmp_path, 1)
+    store.read()
+    store.drop("chunk_1_")
+    assert store.names == ["level_2"]
+    store.keep("chunk_0_0_5_3", piece(7))
+    store.commit({})
+    assert all(path.read_bytes() == bytes_ for path, bytes_ in before.items())
+    assert sorted(path.name.split(".")[0] for path in (tmp_path / "process_1").iterdir()) == [
+        "chunk_0_0_5_3",
+        "journal",
+    ]
+    later = Store(tmp_path)
+    later.read()
+    assert later.names == ["chunk_0_0_5_3", "chunk_1_0_4_9", "chunk_1_8_9_2", "level_2"]
+
+
+def test_nothing_counts_without_the_journal_of_the_first_process_and_clear_takes_all(tmp_path):
+    three_processes(tmp_path / "progress")
+    (tmp_path / "progress" / JOURNAL).unlink()
+    assert not Store(tmp_path / "progress", 1).exists
+    three_processes(tmp_path / "progress")
+    store = Store(tmp_path / "progress")
+    store.clear()
+    assert not store.exists and not (tmp_path / "progress").exists()

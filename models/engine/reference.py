@@ -28,7 +28,8 @@ CPU_TILE = 64 * 20 * 256
 GPU_TILE = 2**27
 # Twice the longest vector of a CPU, in floats: torch's vector loops take two at a time.
 WHOLE_VECTORS = 32
-CORES = len(os.sched_getaffinity(0))
+# Processes of one run share the cores of their machine.
+CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 # exp(-x^2 / 2a^2) = 2^(-u^2) with u = x * GAUSS / a.
 GAUSS = 0.8493218002880191

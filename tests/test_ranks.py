@@ -1,0 +1,270 @@
+"""Several processes: what they say to one another, that they fit the model of one, and what happens if one dies."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import launch
+import models.level_fit
+import models.miner
+import opt
+import train
+from datasets.image_writer import write_image
+from ranks import Group, Lost, Ranks, join, launched
+from utils import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--input_size", "70", "45", "--patch_size", "8", "--num_epochs", "4", "6", "--val_freq", "2", "--quiet"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("n", [0, 1, 7, 24])
+def test_shares_follow_one_another_and_are_equal_but_for_one(n, count):
+    everyone, items = [Ranks(number, count) for number in range(count)], list(range(n))
+    shares = [ranks.share(items) for ranks in everyone]
+    assert list(itertools.chain(*shares)) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    owners = everyone[0].owners(items)
+    assert all(item in shares[owner] for item, owner in zip(items, owners, strict=True))
+
+
+def test_a_process_alone_talks_to_itself():
+    ranks, tensor = Ranks(), torch.rand(3)
+    before = tensor.clone()
+    ranks.exchange([(0, tensor)])
+    assert torch.equal(tensor, before)
+    assert ranks.gather("x") == ["x"] and ranks.pool("topic", [1.5, 2]) == [1.5, 2]
+    assert [ranks.take("a"), ranks.take("a"), ranks.take("b")] == [0, 1, 0]
+    with pytest.raises(UserError, match="as it is"), ranks.together():
+        raise UserError("as it is")
+    with join(cuda=False) as group:
+        assert (group.number, group.count, launched()) == (0, 1, False)
+
+
+def talk() -> dict:
+    """In each of two processes: everything that they can say; what the first has heard."""
+    heard = {}
+    with contextlib.suppress(Lost), join(cuda=False) as group:
+        taken = [group.take("number") for _ in range(5)]
+        values = torch.full((4,), 0.1 + group.number)
+        group.exchange([(1, values[:2]), (0, values[2:2]), (1, values[3:]), (0, values[2:3])])
+        group.pool("gain", [group.number + 0.25, 1])
+        heard["all"] = group.gather((group.number, taken, values.tolist()))
+        # The second has said its word before they met, and says no more.
+        heard["pool"] = group.pool("gain", [10, 1]) if group.first else None
+        try:
+            with group.together():
+                if group.number == 1:
+                    raise UserError("there is no such file")
+        except (UserError, SystemExit) as error:
+            heard["errors"] = group.gather(repr(error))
+        if group.number == 1:
+            raise Lost
+        heard["lost"] = True
+        group.gather("nobody is there")
+        heard["lost"] = False
+    return heard
+
+
+def grid_file() -> str:
+    z, y, x = np.mgrid[:19, :21, :17]
+    np.save("ball.npy", (z - 9) ** 2 + (y - 10) ** 2 + (x - 8) ** 2 < 40)
+    return "ball.npy"
+
+
+def cases() -> dict[str, list[str]]:
+    """Runs by name: many chunks a process, three axes, one block for two processes, and no block at all."""
+    write_image("black.png", np.zeros((37, 23, 3), np.uint8), "RGB")
+    short = ["--patch_size", "8", "--num_epochs", "3", "--val_freq", "2", "--quiet"]
+    return {
+        "many": [*TINY, "--b_chunks", "4"],
+        "gaussian": [*TINY, "--pyr", "gaussian"],
+        "3d": ["--task", "mesh", "--path", grid_file(), *short, "--n_scales", "2"],
+        "one_block": ["--input_size", "5", "3", *short],
+        "black": ["--path", "black.png", *short],
+    }
+
+
+def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
+    """In each of two processes: fits one after another, a note of how many rounds this one trained, and then a talk."""
+    models.level_fit.LEAST["cpu"] = 2
+    rounds, train_round = [], models.level_fit.LevelFit.train
+
+    def note(self, copy, window):
+        rounds.append(1)
+        return train_round(self, copy, window)
+
+    models.level_fit.LevelFit.train = note
+    slow_first()
+    results = [train._fit(*opt.parse(argv)) for argv in argvs]
+    Path(f"rounds_{os.environ['RANK']}").write_text(str(len(rounds)))
+    return results, talk()
+
+
+def slow_first() -> None:
+    """Let the second process take chunks, however busy the machine is."""
+    take = Group.take
+
+    def later(self, counter):
+        time.sleep(0.05 if self.first else 0)
+        return take(self, counter)
+
+    Group.take = later
+
+
+def dying_fit(options, given) -> dict:
+    """In each of two processes: a fit, in which the second is killed after two rounds."""
+    models.miner.SECONDS_BETWEEN_COMMITS = 0
+    models.level_fit.LEAST["cpu"] = 2
+    slow_first()
+    if os.environ["RANK"] == "1":
+        left, train_round = [1, 1], models.level_fit.LevelFit.train
+
+        def die(self, copy, window):
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left.pop()
+            return train_round(self, copy, window)
+
+        models.level_fit.LevelFit.train = die
+    return train._fit(options, given)
+
+
+def fit(*argv: str) -> dict:
+    return train.train(*opt.parse(list(argv)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Each case from one process and from two; and runs that broke off, with the error they ended in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("ranks"))
+        argvs = cases()
+        ones = {name: fit(*argv, "--exp_name", f"{name}_1") for name, argv in argvs.items()}
+        with pytest.MonkeyPatch.context() as inner, pytest.raises(UserError) as killed:
+            inner.setattr(train, "_fit", dying_fit)
+            fit(*argvs["many"], "--exp_name", "killed", "--devices", "2")
+        left = sorted(str(path.relative_to("ckpts/killed")) for path in Path("ckpts/killed").rglob("*.pt"))
+        fit("--exp_name", "killed", "--resume", "--quiet")
+        with pytest.MonkeyPatch.context() as inner, pytest.raises(RuntimeError, match="power is gone"):
+            inner.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+            step, seen = models.miner.Miner.training_step, []
+
+            def die(self, *batch):
+                if len(seen) == 12:
+                    raise RuntimeError("power is gone")
+                seen.append(1)
+                return step(self, *batch)
+
+            inner.setattr(models.miner.Miner, "training_step", die)
+            fit(*argvs["many"], "--exp_name", "broken")
+        pairs = [[*argv, "--exp_name", f"{name}_2"] for name, argv in argvs.items()]
+        twos, heard = launch.run(several_fits, 2, [*pairs, ["--exp_name", "broken", "--resume", "--quiet"]])
+        yield {
+            "ones": ones,
+            "twos": dict(zip([*argvs, "broken"], twos, strict=True)),
+            "heard": heard,
+            "killed": str(killed.value),
+            "left": left,
+            "rounds": [int(Path(f"rounds_{number}").read_text()) for number in (0, 1)],
+            "at": Path.cwd(),
+        }
+
+
+def same_model(folder, a: str, b: str) -> bool:
+    first, second = (safetensors.torch.load_file(folder["at"] / f"ckpts/{name}/model.safetensors") for name in (a, b))
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["many", "gaussian", "3d", "one_block", "black"])
+def test_two_processes_fit_the_model_of_one_bit_for_bit(folder, name):
+    assert same_model(folder, f"{name}_1", f"{name}_2")
+    one, two = folder["ones"][name], folder["twos"][name]
+    assert (one["devices"], two["devices"]) == (1, 2)
+    assert one["levels"] == two["levels"] and one["n_params"] == two["n_params"]
+    for key in ("psnr", "ssim", "seam", "psnr_worst_block", "iou"):
+        if key in one:
+            assert one[key] == pytest.approx(two[key], rel=1e-9, nan_ok=True)
+
+
+def test_processes_share_counters_tensors_sums_and_errors_and_notice_that_one_ends(folder):
+    heard = folder["heard"]
+    (first, taken_0, values_0), (second, taken_1, values_1) = heard["all"]
+    assert (first, second) == (0, 1) and sorted(taken_0 + taken_1) == list(range(10))
+    assert values_0 == values_1 == torch.tensor([1.1, 1.1, 0.1, 1.1]).tolist()
+    assert heard["pool"] == [11.25, 2] and heard["lost"]
+    assert heard["errors"] == ["UserError('there is no such file')", "SystemExit(2)"]
+
+
+def test_both_processes_train(folder):
+    assert min(folder["rounds"]) > 10
+
+
+def test_a_run_of_which_a_process_was_killed_says_so_and_is_resumed_by_one(folder):
+    assert folder["killed"] == (
+        "process 2 of 2 was killed by SIGKILL; to go on: python train.py --exp_name killed --devices 2 --resume"
+    )
+    assert any(name.startswith("progress/process_1/chunk_") for name in folder["left"])
+    assert same_model(folder, "killed", "many_1")
+
+
+def test_a_run_that_one_process_began_is_resumed_by_two(folder):
+    assert same_model(folder, "broken", "many_1")
+
+
+def test_nothing_but_the_model_is_left(folder):
+    for name in ("many_2", "killed", "broken"):
+        assert [path.name for path in (folder["at"] / "ckpts" / name).iterdir()] == ["model.safetensors"]
+
+
+def alive(group: int) -> list[str]:
+    """The processes of a group, but for those that wait to be buried."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_process(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--num_epochs", "100000", "--devices", "2"]
+    process = subprocess.Popen(
+        [*command, "--exp_name", "x"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    journal = tmp_path / "ckpts/x/progress/journal.json"
+    while process.poll() is None and not journal.exists():
+        time.sleep(0.02)
+    # Time for the fit to begin.
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert err == "interrupted; to go on: python train.py --exp_name x --devices 2 --resume\n"
+    for _ in range(200):
+        if not alive(process.pid):
+            break
+        time.sleep(0.05)
+    assert not alive(process.pid)
+    assert list(journal.parent.glob("**/chunk_*"))
+
+
+def test_more_devices_than_there_are_is_one_line_that_names_the_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--devices 4096 is more than this machine has"):
+        fit(*TINY, "--devices", "4096")
+    with pytest.raises(UserError, match="--devices must be at least 1"):
+        fit(*TINY, "--devices", "0")
+    assert not list(tmp_path.iterdir())
