@@ -1,6 +1,7 @@
 """Give a fitted signal back from its model: a picture, a surface or an array, whole or a region, at any level."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.big_image import ENDINGS, write_strips
 from datasets.grid import Box
-from datasets.image_writer import FORMATS, write_image
+from datasets.npy import write_npy
 from datasets.source import Signal
 from models import model_file
 from models.frame import Frame
 from models.pyramid import Pyramid
 from opt import Parser
-from utils import UserError, atomic_write, run_command
+from utils import UserError, run_command
 
 # Cells along an axis of what is written: more than any format takes.
 MOST_CELLS = 2**24
@@ -33,8 +35,8 @@ def reconstruct(
 
     Args:
         model: a file that train.py wrote.
-        out: .png, .jpg, .tif, .webp, .bmp or .npy for an image; .ply, .obj, .stl, .glb or .npy for a shape; .npy for
-            a volume.
+        out: .png, .jpg, .tif, .webp, .bmp, .dzi or .npy for an image; .ply, .obj, .stl, .glb or .npy for a shape;
+            .npy for a volume.
         region: X Y [Z] of the first cell and the sizes W H [D], in cells of the level; everything if None.
         level: 0 is the finest.
         threshold: occupancy at the surface of a shape, in (0, 1).
@@ -63,36 +65,36 @@ def reconstruct(
         notes.append(f"--size {_words(cells)} is more than the finest level has there: it is interpolated by a cubic")
     if signal.mode == "occupancy" and out.suffix.lower() != ".npy":
         _write_surface(out, pyramid, about, level, box, threshold, cells)
-    elif signal.mode not in ("occupancy", "volume"):
-        array = decode_array(pyramid, signal, box, level, size=cells)
-        notes += write_image(out, array, signal.mode, (signal.low, signal.low + 2 * signal.half))
     else:
-        array = decode_array(pyramid, signal, box, level, threshold, cells)
-        with atomic_write(out) as temporary, open(temporary, "wb") as file:
-            np.save(file, array[..., 0] if signal.channels == 1 else array)
+        shape, strips = (*cells, signal.channels), decode_strips(pyramid, signal, box, level, threshold, cells)
+        if signal.mode in ("occupancy", "volume"):
+            write_npy(out, strips, cells if signal.channels == 1 else shape, signal.dtype)
+        else:
+            value_range = (signal.low, signal.low + 2 * signal.half)
+            notes += write_strips(out, strips, shape, signal.dtype, signal.mode, value_range)
     if region:
         share = pyramid.bytes_read / 1e6, Path(model).stat().st_size / 1e6
         notes.append("read {:.3g} MB of rows from a file of {:.3g} MB".format(*share))
     return notes
 
 
-def decode_array(
+def decode_strips(
     pyramid: Pyramid,
     signal: Signal,
     region: Box,
     level: int = 0,
     threshold: float = 0.5,
     size: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """A region of a level as the source has it, [*region or size, c] of the source's dtype, decoded strip by strip."""
+) -> Iterator[np.ndarray]:
+    """A region of a level as the source has it, in arrays [rows, ..., c] of the source's dtype, from the top down.
+
+    Together they have the shape of the region, or `size`.
+    """
     size = size or region.shape
-    array = np.empty((*size, signal.channels), signal.dtype)
-    for part in pyramid.strips(level, region, size=size):
+    parts = list(pyramid.strips(level, region, size=size))
+    for part in tqdm(parts, unit="strip", delay=1, leave=False, disable=not sys.stderr.isatty()):
         values = pyramid.decode(region, level, size, part)
-        array[part.start[0] : part.stop[0]] = (
-            values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
-        )
-    return array
+        yield values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
 
 
 def _write_surface(
@@ -117,13 +119,13 @@ def _write_surface(
 
 
 def _check_ending(out: Path, signal: Signal) -> None:
-    endings = tuple(FORMATS)
+    endings = ENDINGS
     if signal.mode == "volume":
         endings = (".npy",)
     elif signal.mode == "occupancy":
-        from datasets.surface import ENDINGS
+        from datasets import surface
 
-        endings = (*ENDINGS, ".npy")
+        endings = (*surface.ENDINGS, ".npy")
     if out.suffix.lower() not in endings:
         raise UserError(f"--out {out}: this model is written as one of {', '.join(endings)}")
 

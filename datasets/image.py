@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from datasets.image_writer import COUNT_MODES, check_cv2_size, lenient, map_rows, row_blocks
+from datasets.image_format import COUNT_MODES
+from datasets.image_writer import check_cv2_size, lenient, map_rows, row_blocks
 from utils import UserError
 
 

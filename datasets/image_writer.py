@@ -16,24 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from datasets.image_format import FORMATS, check_picture, fit_format
+from datasets.npy import write_npy
 from utils import UserError, atomic_write
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WebP"}
-FORMATS |= {".bmp": "BMP", ".npy": "NPY"}
-COUNT_MODES = {1: "grey", 2: "grey+alpha", 3: "RGB", 4: "RGBA"}
 PILLOW_MODES = {"grey": "L", "grey+alpha": "LA", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
-HELD_MODES = {
-    "PNG": ("grey", "grey+alpha", "RGB", "RGBA"),
-    "JPEG": ("grey", "RGB", "CMYK"),
-    "TIFF": ("grey", "grey+alpha", "RGB", "RGBA", "CMYK"),
-    "WebP": ("RGB", "RGBA"),
-    "BMP": ("grey", "RGB"),
-}
-HELD_DTYPES = {
-    "PNG": ("uint8", "uint16"),
-    "TIFF": ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"),
-}
-LONGEST_SIDE = {"JPEG": 65535, "WebP": 16383}
 SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "TIFF": {"compression": "tiff_lzw"},
@@ -54,25 +41,21 @@ def write_image(
     at quality 95, 4:4:4. Raises UserError for an unknown ending or a picture that the format cannot hold at all.
     """
     path = Path(path)
-    if array.ndim != 3 or array.size == 0 or (mode in PILLOW_MODES and len(PILLOW_MODES[mode]) != array.shape[2]):
-        raise ValueError(f"array of shape {array.shape} for {mode}")
-    channels = array.shape[2]
-    if path.is_dir():
-        raise UserError(f"{path}: a folder: name a file to write")
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"array of shape {array.shape}")
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise UserError(f"{path}: unknown ending '{path.suffix}': use one of {', '.join(FORMATS)}")
+    check_picture(path, file_format, array.shape, mode)
     if file_format == "NPY":
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array[..., 0] if channels == 1 else array)
+        write_npy(path, [array], array.shape[:2] if array.shape[2] == 1 else array.shape, array.dtype)
         return []
-    if mode not in PILLOW_MODES:
-        raise UserError(f"{path}: {file_format} cannot hold {channels} channels: use the ending .npy")
-    side = max(array.shape[:2])
-    longest = LONGEST_SIDE.get(file_format, side)
-    if side > longest:
-        raise UserError(f"{path}: {side} pixels on a side; {file_format} holds at most {longest}: use .png or .tif")
-    array, mode, notes = _fit_format(array, mode, file_format, value_range)
+    # Integers wider than the formats have no agreed white, so what is there is stretched.
+    if array.dtype.kind in "iu" and array.dtype.name not in ("uint8", "uint16"):
+        value_range = (int(array.min()), int(array.max()))
+    fit = fit_format(mode, array.dtype, file_format, value_range)
+    if fit.steps:
+        array, mode = map_rows(fit, array, fit.dtype, fit.channels), fit.mode
     array = np.ascontiguousarray(array)
     by_cv2 = array.dtype != np.uint8 and mode != "grey+alpha"
     large_tiff = file_format == "TIFF" and array.nbytes > TIFF_BYTES
@@ -91,67 +74,7 @@ def write_image(
             options = SAVE_OPTIONS.get(file_format, {}) | ({"big_tiff": True} if large_tiff else {})
             image = Image.frombuffer(name, (width, height), array, "raw", name, 0, 1)
             image.save(temporary, format=file_format, **options)
-    return [f"{path.name}: {note}" for note in notes]
-
-
-def _fit_format(
-    array: np.ndarray, mode: str, file_format: str, value_range: tuple[float, float]
-) -> tuple[np.ndarray, str, list[str]]:
-    """`array` and `mode` as `file_format` can hold them, and notes on what changed."""
-    notes = []
-    held = HELD_MODES[file_format]
-    if mode.endswith(("A", "+alpha")) and "RGBA" not in held:
-        array, mode = array[..., :-1], "grey" if mode == "grey+alpha" else "RGB"
-        notes.append(f"{file_format} holds no transparency: alpha was dropped")
-    dtypes = HELD_DTYPES.get(file_format, ("uint8",))
-    if mode == "CMYK" and file_format == "TIFF":
-        dtypes = ("uint8",)
-    if array.dtype.name not in dtypes:
-        array, note = _fit_dtype(array, file_format, dtypes, value_range)
-        notes.append(note)
-    if mode == "CMYK" and mode not in held:
-        top = np.iinfo(array.dtype).max
-
-        def to_rgb(block: np.ndarray) -> np.ndarray:
-            light = top - block.astype(np.float64)
-            return np.rint(light[..., :3] * light[..., 3:] / top)
-
-        array, mode = map_rows(to_rgb, array, array.dtype, 3), "RGB"
-        notes.append(f"{file_format} holds no CMYK: it was converted to RGB without a colour profile")
-    if mode.startswith("grey") and (
-        mode not in held or ((mode, file_format) == ("grey+alpha", "TIFF") and array.dtype != np.uint8)
-    ):
-        array = array[..., [0, 0, 0, *range(1, array.shape[2])]]
-        mode = COUNT_MODES[array.shape[2]]
-        notes.append(f"{file_format} holds no such grey: it was written as {mode} with equal colours")
-    return array, mode, notes
-
-
-def _fit_dtype(
-    array: np.ndarray, file_format: str, dtypes: tuple[str, ...], value_range: tuple[float, float]
-) -> tuple[np.ndarray, str]:
-    name = array.dtype.name
-    if name == "bool":
-        return array.astype(np.uint8) * np.uint8(255), "bool was written as 0 and 255"
-    if array.dtype.kind == "f" and "float64" in dtypes:
-        dtype = np.float32 if name == "float16" else np.float64
-        return array.astype(dtype), f"{file_format} holds no {name}: it was written as {np.dtype(dtype)}"
-    dtype = np.uint16 if "uint16" in dtypes else np.uint8
-    top = np.iinfo(dtype).max
-    if name == "uint16":
-        scaled = map_rows(lambda block: (block.astype(np.uint32) + 128) // 257, array, dtype)
-        return scaled, f"{file_format} holds 8 bits a channel: the 16-bit values were scaled down"
-    # Integers wider than the format have no agreed white, so what is there is stretched.
-    low, high = value_range if array.dtype.kind == "f" else (int(array.min()), int(array.max()))
-    if array.dtype.kind == "f" and not high > low:
-        raise ValueError(f"value_range {value_range} is empty")
-
-    def scale(block: np.ndarray) -> np.ndarray:
-        unit = np.nan_to_num((block.astype(np.float64) - low) / max(high - low, 1e-300))
-        return np.rint(np.clip(unit, 0, 1) * top)
-
-    note = f"{file_format} holds at most {8 * np.dtype(dtype).itemsize}-bit integers"
-    return map_rows(scale, array, dtype), f"{note}: the {name} values {low:g} to {high:g} were scaled to 0 to {top}"
+    return [f"{path.name}: {note}" for note in fit.notes]
 
 
 def _write_by_cv2(path: Path, temporary: Path, array: np.ndarray) -> None:

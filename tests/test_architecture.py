@@ -33,10 +33,14 @@ FLOORS = {
     "models.engine.fused": 1,
     "models.engine.compose": 1,
     "datasets": 2,
+    "datasets.big_image": 2,
     "datasets.image": 2,
+    "datasets.image_format": 2,
     "datasets.image_writer": 2,
     "datasets.mesh": 2,
+    "datasets.npy": 2,
     "datasets.occupancy": 2,
+    "datasets.raw_tiff": 2,
     "datasets.residual": 2,
     "datasets.samples": 2,
     "datasets.source": 2,
@@ -79,6 +83,7 @@ ONLY_IN = {
     "triton": {"models.engine.fused", "models.engine.compose"},
     "torch_optimizer": {"models.optimizers"},
     "trimesh": {"datasets.mesh", "datasets.surface"},
+    "pyvips": {"datasets.big_image"},
     "mcubes": {"datasets.mesh", "datasets.surface"},
 }
 

@@ -172,7 +172,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, name, dtype):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fail)
     monkeypatch.setattr("cv2.imwrite", lambda *_: False)
     array = picture((4, 4, 3), dtype)
     with pytest.raises((OSError, UserError)):

@@ -69,6 +69,11 @@ def test_a_region_is_the_crop_of_the_whole(region):
     assert np.array_equal(read_image("part.png")[0], read_image("whole.png")[0][y : y + h, x : x + w])
 
 
+def test_an_image_comes_back_as_deep_zoom():
+    main([model("image"), "--out", "zoom.dzi", "--region", "1", "2", "30", "20"])
+    assert 'Width="30"' in Path("zoom.dzi").read_text() and Path("zoom_files/5/0_0.jpg").is_file()
+
+
 def test_a_coarser_level_has_half_the_size():
     main([model("image"), "--out", "half.png", "--level", "1"])
     assert read_image("half.png")[0].shape == (19, 27, 3)
@@ -161,6 +166,7 @@ def test_a_volume_comes_back_with_its_shape_and_dtype():
         ([model("image"), "--out", "x.ply"], "--out"),
         ([model("image"), "--out", "x"], "--out"),
         ([model("ball"), "--out", "x.png"], "--out"),
+        ([model("volume"), "--out", "x.dzi"], "--out"),
         ([model("image"), "--out", "x.png", "--level", "2"], "--level"),
         ([model("image"), "--out", "x.png", "--region", "0", "0", "54", "1"], "--region"),
         ([model("image"), "--out", "x.png", "--region", "0", "0", "1"], "--region"),
