@@ -1,11 +1,12 @@
-"""Pictures of a pyramid, of bounded size however large the signal: what TensorBoard shows."""
+"""Pictures of a pyramid, of bounded size however large the signal: for TensorBoard, the notebooks and --blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from datasets.grid import Box
@@ -18,6 +19,9 @@ SMALL_SIDE = 512
 STRIP_CELLS = 2**23
 # Of blocks, by level from the finest, RGB; they begin anew where a pyramid has more.
 LEVEL_COLOURS = ((255, 183, 77), (240, 98, 146), (149, 117, 255), (79, 195, 247), (77, 208, 160), (220, 231, 117))
+# Longer side of the picture of all scales: blocks of 32 in an image of 8192 have 8 pixels there.
+SCALES_SIDE = 2048
+TINT = 0.3
 
 
 def level_pictures(pyramid: Pyramid, source: Source, level: int, side: int = SIDE) -> dict[str, np.ndarray]:
@@ -44,31 +48,105 @@ def level_pictures(pyramid: Pyramid, source: Source, level: int, side: int = SID
     }
 
 
-def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int) -> np.ndarray:
+def compare(pyramid: Pyramid, source: Source, level: int = 0, side: int = SIDE) -> dict[str, np.ndarray]:
+    """What a level should be, what it is, and how far off: "truth" and "reconstruction", uint8 RGB [h, w, 3], and
+    "error", the mean absolute difference over channels and the cells of a pixel, float32 [h, w] with values in [0, 1].
+
+    Of a volume it is the middle slice.
+    """
+    slice_, mode = _middle(pyramid, level), source.signal.mode
+    off = _shrink(lambda box: (source.read(box, level) - pyramid.decode(box, level)).abs(), slice_, side)
+    return {
+        "truth": to_uint8(colour(_shrink(lambda box: source.read(box, level), slice_, side), mode)),
+        "reconstruction": to_uint8(colour(_shrink(lambda box: pyramid.decode(box, level), slice_, side), mode)),
+        "error": off.mean(-1).cpu().numpy(),
+    }
+
+
+def scales_picture(
+    pyramid: Pyramid, mode: str, levels: Iterable[int] | None = None, side: int = SCALES_SIDE
+) -> np.ndarray:
+    """The block decomposition: the active blocks of each level outlined in the level's colour, with a legend below.
+
+    A place is tinted by the finest level that has a network there. (Saragadam et al., 2022, figure 4.)
+
+    Args:
+        mode: how the channels are to be read, as in Signal.
+        levels: those to outline; all of them if None. What is behind them is the reconstruction of the finest level.
+        side: the longer side in pixels at most; a smaller image is enlarged by a whole factor.
+
+    Returns:
+        uint8 RGB [h, w, 3]. Of a volume it is the middle slice.
+    """
+    found = colour(_shrink(lambda box: pyramid.decode(box, 0), _middle(pyramid, 0), side), mode)
+    enlarge = max(1, side // max(found.shape[:2]))
+    found = found.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
+    grey = to_uint8(0.75 * found.mean(-1, keepdim=True).expand(-1, -1, 3) + 0.05)
+    picture, levels = grey.copy(), sorted(range(pyramid.grid.n_levels) if levels is None else levels)
+    for level in reversed(levels):
+        rows, columns = (
+            np.arange(n) * cells // (n * patch)
+            for n, cells, patch in zip(
+                grey.shape, _middle(pyramid, level).shape[-2:], pyramid.grid.patch[-2:], strict=False
+            )
+        )
+        active = _active_blocks(pyramid, level)[np.ix_(rows, columns)] > 0
+        picture[active] = grey[active] * (1 - TINT) + np.array(level_colour(level)) * TINT
+        picture = outline_blocks(picture, pyramid, level, max(1, max(picture.shape[:2]) // 1024))
+    return np.concatenate([picture, legend(pyramid, levels, picture.shape[1])])
+
+
+def legend(
+    pyramid: Pyramid, levels: Iterable[int], width: int, text: tuple[int, int, int] = (40, 40, 40)
+) -> np.ndarray:
+    """A white strip that names the colour of each level and counts its blocks, uint8 RGB [h, width, 3]."""
+    height = min(56, max(14, width // 36))
+    font = ImageFont.load_default(height * 0.6)
+    entries = []
+    for level in levels:
+        active = 0 if pyramid.level(level) is None else len(pyramid.level(level))
+        name = f"level {level}" + (" (finest)" if level == 0 else "")
+        entries.append((level_colour(level), f"{name}: {active} of {pyramid.grid.n_blocks(level)} blocks"))
+    # As few rows as the longest entry allows, filled evenly.
+    cell = int(max(font.getlength(entry) for _, entry in entries) + 2 * height)
+    rows = -(-len(entries) // max(1, width // cell))
+    columns = -(-len(entries) // rows)
+    strip = Image.new("RGB", (width, height * rows), "white")
+    draw = ImageDraw.Draw(strip)
+    for place, (outline, entry) in enumerate(entries):
+        left, top = place % columns * (width // columns), place // columns * height
+        draw.rectangle((left + height // 4, top + height // 4, left + height * 3 // 4, top + height * 3 // 4), outline)
+        draw.text((left + height, top + height / 2), entry, text, font, anchor="lm")
+    return np.asarray(strip)
+
+
+def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int, width: int | None = None) -> np.ndarray:
     """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted."""
     picture, outline = picture.copy(), level_colour(level)
-    slice_, networks = _middle(pyramid, level), pyramid.level(level)
-    counts, patch, extent = (
-        pyramid.grid.block_counts(level),
-        np.array(pyramid.grid.patch[-2:]),
-        np.array(slice_.shape[-2:]),
-    )
-    active = np.zeros(counts, dtype=np.uint8)
-    if networks is not None:
-        active.flat[networks.blocks.cpu().numpy()] = 1
-    if pyramid.grid.ndim == 3:
-        active = active[slice_.start[0] // pyramid.grid.patch[0]]
+    active, patch = _active_blocks(pyramid, level), np.array(pyramid.grid.patch[-2:])
+    extent = np.array(_middle(pyramid, level).shape[-2:])
     scale = np.array(picture.shape[:2]) / extent
     if min(patch * scale) < 6:
         mask = cv2.resize(active * 255, picture.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None] > 0
         return np.where(mask, (picture * 0.6 + np.array(outline) * 0.4).astype(np.uint8), picture)
-    # TensorBoard shrinks pictures to about 300 pixels by leaving out rows and columns: lines must outlast it.
-    width = max(1, min(-(-max(picture.shape[:2]) // 300), int(min(patch * scale)) // 5))
+    if width is None:
+        # TensorBoard shrinks pictures to about 300 pixels by leaving out rows and columns: lines must outlast it.
+        width = max(1, min(-(-max(picture.shape[:2]) // 300), int(min(patch * scale)) // 5))
     for index in np.argwhere(active):
         top, left = (index * patch * scale).astype(int).tolist()
-        bottom, right = (np.minimum((index + 1) * patch, extent) * scale - 1).astype(int).tolist()
+        # Neighbours share a line; the last one lies within the picture.
+        bottom, right = np.minimum((index + 1) * patch * scale, np.array(picture.shape[:2]) - 1).astype(int).tolist()
         cv2.rectangle(picture, (left, top), (right, bottom), outline, width)
     return picture
+
+
+def _active_blocks(pyramid: Pyramid, level: int) -> np.ndarray:
+    """1 where a block of a level's middle slice has a network, else 0: uint8 [blocks along y, along x]."""
+    grid, networks = pyramid.grid, pyramid.level(level)
+    active = np.zeros(grid.block_counts(level), dtype=np.uint8)
+    if networks is not None:
+        active.flat[networks.blocks.cpu().numpy()] = 1
+    return active[_middle(pyramid, level).start[0] // grid.patch[0]] if grid.ndim == 3 else active
 
 
 def level_colour(level: int) -> tuple[int, int, int]:

@@ -9,8 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+import trimesh
 from tqdm import tqdm
 
+from datasets.knot import knot
 from datasets.mesh import LARGEST_N, LARGEST_T, Voxeliser, read_mesh
 from datasets.occupancy import write_occupancy
 from opt import Parser
@@ -19,24 +21,25 @@ from utils import UserError, run_command
 LARGEST_M = 9**3
 
 
-def preprocess_mesh(path: str | os.PathLike, n: int, samples: int = 1, votes: int = 1) -> Path:
+def preprocess_mesh(path: str | os.PathLike | None, n: int, samples: int = 1, votes: int = 1) -> Path:
     """Voxelise the mesh at `path` into an n^3 grid and return the path of the file written.
 
-    `samples` points in each cell, the cube of an odd number; an odd number of `votes`, each a direction of lines.
-    Raises UserError for a mesh that cannot be used or that encloses no cell.
+    Without a path it is the built-in knot. `samples` points in each cell, the cube of an odd number; an odd number of
+    `votes`, each a direction of lines. Raises UserError for a mesh that cannot be used or that encloses no cell.
     """
-    mesh = read_mesh(path)
+    mesh, name = (trimesh.Trimesh(*knot()), "the knot") if path is None else (read_mesh(path), path)
     voxeliser = Voxeliser(mesh, n, samples, votes)
-    target = Path("occupancy") / f"{Path(path).stem}_{n}.npy"
+    target = Path("occupancy") / f"{'knot' if path is None else Path(path).stem}_{n}.npy"
+    source = None if path is None else os.fspath(path)
     occupied = 0
     bar = tqdm(total=n, unit="layer", desc=target.name, disable=not sys.stderr.isatty())
-    with bar, write_occupancy(target, voxeliser.shape, voxeliser.bounds, os.fspath(path)) as write:
+    with bar, write_occupancy(target, voxeliser.shape, voxeliser.bounds, source) as write:
         for slab in voxeliser.slabs():
             write(slab)
             occupied += int(slab.sum())
             bar.update(len(slab))
         if occupied == 0:
-            raise UserError(f"{path}: encloses no cell at --N {n}: use a larger --N, or a mesh that is closed")
+            raise UserError(f"{name}: encloses no cell at --N {n}: use a larger --N, or a mesh that is closed")
     print(f"{target}: {n}^3 cells, {occupied / n**3:.2%} occupied")
     if voxeliser.open_lines:
         share = voxeliser.open_lines / voxeliser.lines
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--N", type=_cell_count, required=True, help="cells along each axis of the grid")
     parser.add_argument("--M", type=_sample_count, default=1, help="samples in a cell, an odd cube (default 1)")
     parser.add_argument("--T", type=_vote_count, default=1, help="odd number of votes; 3 or 5 for holes (default 1)")
-    parser.add_argument("--path", required=True, help="mesh: OBJ, PLY, STL, OFF, GLB")
+    parser.add_argument("--path", help="mesh: OBJ, PLY, STL, OFF, GLB (default: a built-in knot)")
     arguments = parser.parse_args(argv)
     preprocess_mesh(arguments.path, arguments.N, arguments.M, arguments.T)
 

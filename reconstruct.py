@@ -11,13 +11,16 @@ from tqdm import tqdm
 
 from datasets.big_image import ENDINGS, write_strips
 from datasets.grid import Box
+from datasets.image_format import FORMATS
+from datasets.image_writer import write_image
 from datasets.npy import write_npy
 from datasets.source import Signal
 from models import model_file
 from models.frame import Frame
 from models.pyramid import Pyramid
 from opt import Parser
-from utils import UserError, run_command
+from pictures import scales_picture
+from utils import UserError, atomic_write, run_command
 
 # Cells along an axis of what is written: more than any format takes.
 MOST_CELLS = 2**24
@@ -97,6 +100,39 @@ def decode_strips(
         yield values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
 
 
+def show_blocks(model: str | Path, out: str | Path) -> list[str]:
+    """Write the block decomposition of a model: an image with its blocks, or a shape with those of each scale.
+
+    Args:
+        out: .png, .jpg, .tif, .webp or .bmp; of a shape also .html, a page on which it can be turned. Of a volume it is
+            the middle slice.
+
+    Returns:
+        notes, one line each, on what the format could not hold.
+
+    Raises:
+        UserError: the model or the ending cannot be used.
+    """
+    out = Path(out)
+    pyramid, about = model_file.load(model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), lazy=True)
+    mode = about["signal"]["mode"]
+    endings = [ending for ending in FORMATS if ending != ".npy"] + ([".html"] if mode == "occupancy" else [])
+    if out.suffix.lower() not in endings:
+        raise UserError(f"--blocks {out}: the blocks of this model are written as one of {', '.join(endings)}")
+    if out.suffix.lower() == ".html":
+        from figures import blocks_figure
+
+        page = blocks_figure(pyramid, about["bounds"]).to_html()
+        with atomic_write(out) as temporary:
+            temporary.write_text(page)
+        return []
+    if mode == "occupancy":
+        from blocks import shape_picture
+
+        return write_image(out, shape_picture(pyramid, about["bounds"]), "RGB")
+    return write_image(out, scales_picture(pyramid, mode), "RGB")
+
+
 def _write_surface(
     out: Path,
     pyramid: Pyramid,
@@ -166,7 +202,8 @@ def _words(cells: tuple[int, ...]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("reconstruct.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="ckpts/<exp_name>/model.safetensors")
-    parser.add_argument("--out", required=True, metavar="FILE", help="what to write, by its ending")
+    parser.add_argument("--out", metavar="FILE", help="what to write, by its ending")
+    parser.add_argument("--blocks", metavar="FILE", help="a picture of the blocks of each scale; of a shape also .html")
     parser.add_argument(
         "--region", type=int, nargs="+", metavar="N", help="X Y W H, or X Y Z W H D, in cells of the level"
     )
@@ -184,11 +221,21 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold must be between 0 and 1, not {arguments.threshold}")
-    region = tuple(arguments.region) if arguments.region else None
-    size = tuple(arguments.size) if arguments.size else None
-    for note in reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold, size):
+    if not arguments.out and not arguments.blocks:
+        raise UserError("--out is missing: give a file to write, or --blocks for a picture of the blocks")
+    for name in ("region", "level", "size", "threshold"):
+        if not arguments.out and getattr(arguments, name) != parser.get_default(name):
+            raise UserError(f"--{name} has no meaning without --out: leave it out")
+    notes = []
+    if arguments.out:
+        region = tuple(arguments.region) if arguments.region else None
+        size = tuple(arguments.size) if arguments.size else None
+        notes += reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold, size)
+    if arguments.blocks:
+        notes += show_blocks(arguments.model, arguments.blocks)
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(arguments.out)
+    print(*filter(None, (arguments.out, arguments.blocks)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
 
 from datasets.grid import Box
 from datasets.surface import surface
@@ -44,15 +45,20 @@ def level_surface(
     return surface(read, frame.size, faces, threshold, progress=progress)
 
 
-def coarse_surface(pyramid: Pyramid, bounds: Bounds, level: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The surface of a level averaged down to at most `most` cells along an axis, for a quick look."""
+def coarse_surface(
+    pyramid: Pyramid, bounds: Bounds, level: int, most: int, read_cells: Callable[[Box, int], Tensor] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The surface of a level averaged down to at most `most` cells along an axis, for a quick look.
+
+    The cells are what the pyramid decodes, or what `read_cells` gives for a box of a level, as a source's `read` does.
+    """
     whole = pyramid.grid.level_box(level)
     factor = -(-max(whole.stop) // most)
     shape = tuple(-(-n // factor) for n in whole.stop)
 
     def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
         box = pyramid.grid.clip(Box(start, stop).map(lambda a, b: (a * factor, b * factor)), level)
-        values = pyramid.decode(box, level).movedim(-1, 0)
+        values = (read_cells or pyramid.decode)(box, level).movedim(-1, 0)
         return F.avg_pool3d(values, factor, ceil_mode=True)[0].cpu().numpy()
 
     # The last averages may reach over the edge, as the cells of a coarser level do.

@@ -48,7 +48,6 @@ def test_holes_are_mentioned(folder, capsys):
         ("--N 1.5 --path sphere.ply", "--N"),
         ("--N 99999999999 --path sphere.ply", "--N"),
         ("--path sphere.ply", "--N"),
-        ("--N 8", "--path"),
         ("--N 8 --M 2 --path sphere.ply", "--M"),
         ("--N 8 --M 8 --path sphere.ply", "--M"),
         ("--N 8 --M 0 --path sphere.ply", "--M"),
@@ -80,6 +79,12 @@ def test_bad_input_is_one_line(folder, capsys, arguments, named):
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and named in err
     assert not list(folder.glob("occupancy/*")) and not list(folder.glob("occupancy/.*"))
+
+
+def test_without_a_path_it_is_the_knot(folder):
+    preprocess_mesh.main(["--N", "24"])
+    grid = OccupancyGrid("occupancy/knot_24.npy")
+    assert grid.shape == (24, 24, 24) and grid.source is None and 0.05 < grid.read().mean() < 0.15
 
 
 def test_a_sample_count_of_125_is_a_cube(folder):

@@ -156,6 +156,25 @@ def test_a_volume_comes_back_with_its_shape_and_dtype():
 
 
 @pytest.mark.parametrize(
+    ("name", "out"),
+    [("image", "b.png"), ("image", "b.jpg"), ("ball", "b.png"), ("volume", "b.png"), ("empty", "b.png")],
+)
+def test_the_blocks_are_a_picture(name, out, capsys):
+    main([model(name), "--blocks", out])
+    array, mode = read_image(out)
+    assert mode == "RGB" and array.dtype == np.uint8 and min(array.shape[:2]) > 400
+    assert capsys.readouterr().out == f"{out}\n"
+
+
+@pytest.mark.parametrize("name", ["ball", "empty"])
+def test_the_blocks_of_a_shape_are_a_page_that_needs_no_network(name):
+    main([model(name), "--blocks", "b.html", "--out", "b.npy"])
+    page = Path("b.html").read_text()
+    assert "level 1" in page and "mesh3d" in page
+    assert "<script src=" not in page and Path("b.npy").is_file()
+
+
+@pytest.mark.parametrize(
     ("argv", "named"),
     [
         ([model("image"), "--out", "x.png", "--size", "5"], "--size"),
@@ -173,6 +192,11 @@ def test_a_volume_comes_back_with_its_shape_and_dtype():
         ([model("image"), "--out", "x.png", "--region", "0", "-1", "1", "1"], "--region"),
         ([model("ball"), "--out", "x.ply", "--threshold", "1.5"], "--threshold"),
         ([model("empty"), "--out", "x.ply"], "empty"),
+        ([model("image")], "--out"),
+        ([model("image"), "--blocks", "x.html"], "--blocks"),
+        ([model("ball"), "--blocks", "x.npy"], "--blocks"),
+        ([model("image"), "--blocks", "x.png", "--level", "1"], "--level"),
+        ([model("image"), "--blocks", "x.png", "--region", "0", "0", "1", "1"], "--region"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(argv, named, capsys):
