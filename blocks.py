@@ -35,7 +35,7 @@ def block_edges(pyramid: Pyramid, bounds: Bounds, level: int) -> np.ndarray:
 
 
 def shape_picture(
-    pyramid: Pyramid, bounds: Bounds, levels: Iterable[int] | None = None, side: int = 512, columns: int = 4
+    pyramid: Pyramid, bounds: Bounds, levels: Iterable[int] | None = None, side: int = 384, columns: int = 4
 ) -> np.ndarray:
     """The surface with the active blocks of each scale around it, coarse to fine, a panel and a colour each.
 

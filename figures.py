@@ -15,8 +15,10 @@ _SCENE = {
     "yaxis_visible": False,
     "zaxis_visible": False,
     # y upwards, as meshes mostly are.
-    "camera": {"up": {"x": 0, "y": 1, "z": 0}, "eye": {"x": 0.75, "y": 0.6, "z": 1.4}},
+    "camera": {"up": {"x": 0, "y": 1, "z": 0}, "eye": {"x": 0.95, "y": 0.7, "z": 1.75}},
 }
+# Far away in front, above and to the right, as in `render`.
+_LIGHT = {"x": 35_000, "y": 80_000, "z": 60_000}
 _LIGHTING = {"ambient": 0.45, "diffuse": 0.7, "specular": 0.1, "roughness": 0.8}
 
 
@@ -46,10 +48,12 @@ def blocks_figure(pyramid: Pyramid, bounds: Bounds, most: int = SURFACE_CELLS, h
         style = {"color": f"rgb{level_colour(level)}", "width": 2 + level}
         figure.add_trace(go.Scatter3d(x=line[:, 0], y=line[:, 1], z=line[:, 2], mode="lines", name=name, line=style))
     figure.update_scenes(**_SCENE)
-    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, hovermode=False)
+    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 30, "b": 0}, hovermode=False)
 
 
 def _surface(vertices: np.ndarray, faces: np.ndarray) -> go.Mesh3d:
     x, y, z = vertices.astype(np.float32).T
     i, j, k = faces.astype(np.int32).T
-    return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=f"rgb{CLAY}", lighting=_LIGHTING, hoverinfo="skip")
+    return go.Mesh3d(
+        x=x, y=y, z=z, i=i, j=j, k=k, color=f"rgb{CLAY}", lighting=_LIGHTING, lightposition=_LIGHT, hoverinfo="skip"
+    )

@@ -73,13 +73,13 @@ def scales_picture(
     Args:
         mode: how the channels are to be read, as in Signal.
         levels: those to outline; all of them if None. What is behind them is the reconstruction of the finest level.
-        side: the longer side in pixels at most; a smaller image is enlarged by a whole factor.
+        side: the longer side in pixels at most; a small image is enlarged by a whole factor.
 
     Returns:
         uint8 RGB [h, w, 3]. Of a volume it is the middle slice.
     """
     found = colour(_shrink(lambda box: pyramid.decode(box, 0), _middle(pyramid, 0), side), mode)
-    enlarge = max(1, side // max(found.shape[:2]))
+    enlarge = max(1, min(side, SIDE) // max(found.shape[:2]))
     found = found.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
     grey = to_uint8(0.75 * found.mean(-1, keepdim=True).expand(-1, -1, 3) + 0.05)
     picture, levels = grey.copy(), sorted(range(pyramid.grid.n_levels) if levels is None else levels)
@@ -100,7 +100,7 @@ def legend(
     pyramid: Pyramid, levels: Iterable[int], width: int, text: tuple[int, int, int] = (40, 40, 40)
 ) -> np.ndarray:
     """A white strip that names the colour of each level and counts its blocks, uint8 RGB [h, width, 3]."""
-    height = min(56, max(14, width // 36))
+    height = min(40, max(14, width // 48))
     font = ImageFont.load_default(height * 0.6)
     entries = []
     for level in levels:
@@ -121,7 +121,10 @@ def legend(
 
 
 def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int, width: int | None = None) -> np.ndarray:
-    """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted."""
+    """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted.
+
+    Each block has lines of its own, as wide as the picture asks for; with a `width` neighbours share a line of that width.
+    """
     picture, outline = picture.copy(), level_colour(level)
     active, patch = _active_blocks(pyramid, level), np.array(pyramid.grid.patch[-2:])
     extent = np.array(_middle(pyramid, level).shape[-2:])
@@ -129,13 +132,13 @@ def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int, width: int
     if min(patch * scale) < 6:
         mask = cv2.resize(active * 255, picture.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None] > 0
         return np.where(mask, (picture * 0.6 + np.array(outline) * 0.4).astype(np.uint8), picture)
+    inset = width is None
     if width is None:
         # TensorBoard shrinks pictures to about 300 pixels by leaving out rows and columns: lines must outlast it.
         width = max(1, min(-(-max(picture.shape[:2]) // 300), int(min(patch * scale)) // 5))
     for index in np.argwhere(active):
         top, left = (index * patch * scale).astype(int).tolist()
-        # Neighbours share a line; the last one lies within the picture.
-        bottom, right = np.minimum((index + 1) * patch * scale, np.array(picture.shape[:2]) - 1).astype(int).tolist()
+        bottom, right = (np.minimum((index + 1) * patch, extent) * scale - inset).astype(int).tolist()
         cv2.rectangle(picture, (left, top), (right, bottom), outline, width)
     return picture
 
