@@ -123,7 +123,7 @@ def legend(
 def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int, width: int | None = None) -> np.ndarray:
     """Outline the active blocks of a level on a picture of its middle slice, uint8 [h, w, 3]; small ones are tinted.
 
-    Each block has lines of its own, as wide as the picture asks for; with a `width` neighbours share a line of that width.
+    Each block has lines of its own, as wide as the picture asks for; with a `width` neighbours share one.
     """
     picture, outline = picture.copy(), level_colour(level)
     active, patch = _active_blocks(pyramid, level), np.array(pyramid.grid.patch[-2:])
@@ -138,7 +138,8 @@ def outline_blocks(picture: np.ndarray, pyramid: Pyramid, level: int, width: int
         width = max(1, min(-(-max(picture.shape[:2]) // 300), int(min(patch * scale)) // 5))
     for index in np.argwhere(active):
         top, left = (index * patch * scale).astype(int).tolist()
-        bottom, right = (np.minimum((index + 1) * patch, extent) * scale - inset).astype(int).tolist()
+        ends = np.minimum((index + 1) * patch, extent) * scale - inset
+        bottom, right = np.minimum(ends, np.array(picture.shape[:2]) - 1).astype(int).tolist()
         cv2.rectangle(picture, (left, top), (right, bottom), outline, width)
     return picture
 
