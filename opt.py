@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from presets import PRESETS, by_target, preset_values
 from utils import UserError
 
 TASKS = ("image", "mesh", "volume")
@@ -15,6 +16,9 @@ AXES = {"image": 2, "mesh": 3, "volume": 3}
 PYRAMIDS = ("laplacian", "gaussian")
 ENGINES = ("auto", "reference", "fused")
 SAVE_DTYPES = ("float32", "float16", "int8")
+ACTIVATIONS = ("gaussian", "sine")
+SHARING = ("none", "paper", "inherit", "exact")
+OUTPUTS = ("sin", "tanh", "linear")
 # What a task takes where nothing is given; None: from the patch, as `settle` has it.
 DEFAULTS = {
     "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200,
@@ -49,6 +53,9 @@ def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
 class Options:
     """What a run is asked for. None means: depends on the task and the input, settled by `settle`."""
 
+    preset: str = option(
+        "ours", "where options begin: ours, the recipe of MINER_pl, or the network of the paper", choices=PRESETS
+    )
     task: str = option(
         "image", "an image, an occupancy grid of preprocess_mesh.py, or a grid of numbers", choices=TASKS
     )
@@ -79,6 +86,30 @@ class Options:
     n_hidden: int | None = option(
         None, "width of its hidden layers (default: 20; mesh 8, volume 16)", type=int, metavar="N"
     )
+    activation: str = option("gaussian", "hidden layers exp(-x^2 / 2a^2), or sin(omega_0 x)", choices=ACTIVATIONS)
+    omega_0: float | None = option(None, "frequency of --activation sine (default: 30)", type=float, metavar="W")
+    output: str = option(
+        "sin", "what networks of a residual end in: sin(a x), tanh(x) or x, times the amplitude", choices=OUTPUTS
+    )
+    weight_sharing: str = option(
+        "none", "where a network begins: afresh, or as an heir of the coarser level's (docs/method.md)", choices=SHARING
+    )
+    solve_start: bool = option(
+        True, "begin with the output layer in closed form", action=argparse.BooleanOptionalAction
+    )
+    use_amplitude: bool = option(
+        True, "scale a block's output by its largest residual", action=argparse.BooleanOptionalAction
+    )
+    # Measured on a 1024x512 Moon, two seeds: 42.75 dB, and 42.5 dB with 1.
+    output_start: float = option(
+        0.3, "how large the output layer starts, as a part of the usual", type=float, metavar="X"
+    )
+    # A coarse block without a network hands its residual down to 2^d children, each of which then needs a network of
+    # its own. Measured on a 1024x512 Moon, two seeds: 1.0 gives 604 networks and 43.1 dB, 0.75 gives 575 and 42.75 dB,
+    # 0.5 gives 561 and 42.65 dB.
+    coarse_share: float = option(
+        0.75, "part of loss_thr above which a block of a coarser level gets a network", type=float, metavar="X"
+    )
     a: float = option(0.1, "where the trainable a of every activation starts", type=float, metavar="A")
     num_epochs: tuple[int, ...] | None = option(
         None, "epochs: one number for all scales, or one per scale, coarse to fine (default: 50 ... 50 200; 3D 150)",
@@ -98,7 +129,12 @@ class Options:
         type=float,
         metavar="MSE",
     )
-    target_psnr: float | None = option(None, "sets loss_thr from a PSNR in dB", type=float, metavar="DB")
+    target_psnr: float | None = option(
+        None,
+        "sets loss_thr from a PSNR in dB and, of an image, width and patch that reach it",
+        type=float,
+        metavar="DB",
+    )
     beta2: float = option(0.99, "decay of the second moment of radam and adam", type=float, metavar="B")
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
     pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
@@ -154,7 +190,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if "max_time" in given:
         given["max_time"] = _seconds(given["max_time"])
-    options = Options(**given)
+    options = Options(**preset_values(given), **given)
     check(options)
     return options, frozenset(given)
 
@@ -167,7 +203,10 @@ def check(o: Options) -> None:
     for name in ("input_size", "patch_size", "num_epochs"):
         value = getattr(o, name)
         _refuse(value is not None and min(value) < 1, name, f"must be at least 1, not {_words(value)}")
-    for name in ("lr", "loss_thr", "prune_thr", "a", "max_time", "target_psnr"):
+    positive = (
+        "lr", "loss_thr", "prune_thr", "a", "omega_0", "output_start", "coarse_share", "max_time", "target_psnr",
+    )  # fmt: skip
+    for name in positive:
         value = getattr(o, name)
         bad = value is not None and not (math.isfinite(value) and value > 0)
         _refuse(bad, name, f"must be a positive number, not {value}")
@@ -190,6 +229,7 @@ def check(o: Options) -> None:
     )
     _refuse(o.n_freq is not None and not 1 <= o.n_freq <= 24, "n_freq", f"must be between 1 and 24, not {o.n_freq}")
     _refuse(o.n_freq is not None and not o.use_pe, "n_freq", "has no meaning with --no-use_pe: leave one of them out")
+    _refuse(o.omega_0 is not None and o.activation != "sine", "omega_0", "needs --activation sine: leave it out")
     _refuse(
         o.n_scales is not None and o.num_epochs is not None and len(o.num_epochs) not in (1, o.n_scales),
         "num_epochs", f"has {len(o.num_epochs or ())} numbers for {o.n_scales} scales: give one, or one per scale",
@@ -214,6 +254,8 @@ def check(o: Options) -> None:
 def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
     usual = DEFAULTS[o.task]
+    if o.target_psnr and (o.task, o.preset, o.n_hidden, o.patch_size) == ("image", "ours", None, None):
+        o = dataclasses.replace(o, **by_target(o.target_psnr))
     patch = _per_axis(o.patch_size or (usual["patch"],), len(shape))
     _refuse(
         math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks"
@@ -234,7 +276,7 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
     n_freq = (o.n_freq or max(1, round(math.log2(max(patch))) + more)) if o.use_pe else None
     return dataclasses.replace(
         o, input_size=shape[::-1], patch_size=patch, n_scales=n_scales, loss_thr=loss_thr, prune_thr=prune_thr,
-        n_freq=n_freq,
+        n_freq=n_freq, omega_0=(o.omega_0 or 30.0) if o.activation == "sine" else None,
         num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
         batch_size=o.batch_size or usual["batch_size"], n_layers=o.n_layers or usual["n_layers"],
         n_hidden=o.n_hidden or usual["n_hidden"], exp_name=o.exp_name or default_name(o),

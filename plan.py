@@ -13,7 +13,7 @@ from datasets.source import Source
 from models.encoding import Encoding
 from models.engine import Blocks, Round
 from models.engine.contract import cell_order, steps_per_epoch
-from models.level_fit import COARSE_SHARE, Recipe, level_network
+from models.level_fit import Recipe, level_network
 from models.network import Network
 from models.precision import row_bytes
 from utils import peak_host_bytes
@@ -53,7 +53,7 @@ def plan_levels(source: Source, grid: Grid, encoding: Encoding, recipe: Recipe) 
         top = level == grid.n_levels - 1
         prediction = None if top else lambda region, level=level: _upsampled(source, grid, level, region)
         energy, _ = LevelTargets(source, prediction, grid, level).survey()
-        share = (COARSE_SHARE if level else 1.0) * (1.0 if top else ERROR_SHARE)
+        share = (recipe.coarse_share if level else 1.0) * (1.0 if top else ERROR_SHARE)
         active = int((energy > recipe.loss_thr * share).sum())
         network = level_network(recipe, encoding.width, source.signal.channels, top)
         params = active * network.row_size

@@ -38,6 +38,9 @@ from opt import Options
 from report import quality, shape_distance
 from utils import Interrupted, UserError
 
+# A result this many dB below what loss_thr asks for is worth a word on what to change.
+FAR_BELOW = 3.0
+
 
 def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Fit one signal: writes ckpts/<exp_name>/model.safetensors and logs/<exp_name>/, and returns the figures.
@@ -233,6 +236,14 @@ def _say(result: dict[str, Any]) -> None:
             print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
         else:
             print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
+    finest, wanted = result["levels"].get("0"), psnr(options.loss_thr)
+    if finest and result["psnr"] < wanted - FAR_BELOW and finest["converged"] < finest["active"] / 2:
+        patch = " ".join(map(str, options.patch_size))
+        print(
+            f"{finest['active'] - finest['converged']} of {finest['active']} networks of the finest level stayed above "
+            f"loss_thr ({wanted:.0f} dB): raise --n_hidden (was {options.n_hidden}) or --num_epochs, or take a smaller "
+            f"--patch_size (was {patch})"
+        )
     if options.task != "mesh":
         print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
     elif math.isnan(result["iou"]):

@@ -298,3 +298,8 @@ def planet(
         for _ in pool.map(render, [(top, left) for top in range(y0, y1, TILE) for left in range(x0, x1, TILE)]):
             pass
     return out
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture of random pixels, uint8 [height, width, 3]: every channel of every pixel is drawn by itself."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

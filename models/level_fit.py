@@ -9,16 +9,14 @@ from datasets.residual import LevelTargets
 from metrics import psnr
 from models.block_mlp import BlockMLP
 from models.engine import Blocks, Round
+from models.engine.closed_form import solve_output
 from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
-from models.network import Network
+from models.inheritance import Inheritance
+from models.network import COLOUR, Network
 from models.precision import rounded
 from models.training_copy import TrainingCopy
 from ranks import Ranks
 
-# A coarse block without a network hands its whole residual down to 2^d children, each of which then needs a network of
-# its own; so at coarser levels the residual must be this much smaller to be let pass. Measured on a 1024x512
-# Moon, two seeds: 1.0 gives 604 networks and 43.1 dB, 0.75 gives 575 and 42.75 dB, 0.5 gives 561 and 42.65 dB.
-COARSE_SHARE = 0.75
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
 # ever shorter and all end at about the same time: a block is done after one round or needs all. None is shorter than
 # this part of a process's share, nor than a device takes to be busy for much longer than it is set to work.
@@ -43,6 +41,13 @@ class Recipe:
         b_chunks: most blocks of a chunk.
         seed: of weights and cell order.
         save_dtype: how the file will hold the rows (models.precision).
+        output: what networks of a residual end in (models.network).
+        omega_0: frequency of sinusoidal hidden layers, None of Gaussian ones.
+        use_amplitude: whether a block's output is scaled by its largest residual.
+        output_start: the size of the output layer's start, as a part of the usual.
+        coarse_share: the part of loss_thr above which a block of a coarser level gets a network.
+        solve_start: whether the output layer begins in closed form.
+        weight_sharing: "none", or the way of models.inheritance.
     """
 
     epochs: tuple[int, ...]
@@ -58,6 +63,13 @@ class Recipe:
     b_chunks: int
     seed: int
     save_dtype: str = "float32"
+    output: str = "sin"
+    omega_0: float | None = None
+    use_amplitude: bool = True
+    output_start: float = 1.0
+    coarse_share: float = 1.0
+    solve_start: bool = False
+    weight_sharing: str = "none"
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,8 @@ class LevelReport:
 
 def level_network(recipe: Recipe, n_in: int, channels: int, coarsest: bool) -> Network:
     """The networks of a level: of the signal at the coarsest level and in a Gaussian pyramid, else of a residual."""
-    output = "sigmoid" if coarsest or not recipe.residual else "sin"
-    return Network(n_in, recipe.n_hidden, recipe.n_layers, channels, output)
+    output = COLOUR if coarsest or not recipe.residual else recipe.output
+    return Network(n_in, recipe.n_hidden, recipe.n_layers, channels, output, recipe.omega_0)
 
 
 def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[range]:
@@ -112,15 +124,26 @@ class LevelFit:
         inputs: [in, p], the encoded cells of a block.
         engine: what trains the blocks.
         ranks: the processes that share the level.
+        inheritance: where networks begin with those of the coarser level.
     """
 
-    def __init__(self, targets: LevelTargets, recipe: Recipe, inputs: Tensor, engine, ranks: Ranks | None = None):
+    def __init__(
+        self,
+        targets: LevelTargets,
+        recipe: Recipe,
+        inputs: Tensor,
+        engine,
+        ranks: Ranks | None = None,
+        inheritance: Inheritance | None = None,
+    ):
         self.targets, self.recipe, self.inputs, self.engine = targets, recipe, inputs, engine
-        self.ranks = ranks or Ranks()
+        self.ranks, self.inheritance = ranks or Ranks(), inheritance
         self.grid, self.level = targets.grid, targets.level
         self.epochs = recipe.epochs[self.level]
         self.energy, amplitude = targets.survey(self.ranks)
-        share = COARSE_SHARE if self.level else 1.0
+        if not recipe.use_amplitude:
+            amplitude.fill_(1)
+        share = recipe.coarse_share if self.level else 1.0
         active = (self.energy > recipe.loss_thr * share).nonzero()[:, 0]
         coarsest = self.level == self.grid.n_levels - 1
         self.network = level_network(recipe, len(inputs), targets.source.signal.channels, coarsest)
@@ -167,10 +190,16 @@ class LevelFit:
         return ((errors * self._weights).sum() / self._weights.sum()).item()
 
     def start(self, chunk: range) -> TrainingCopy:
-        """Fresh networks for a chunk."""
+        """The networks that a chunk begins with: fresh ones, or heirs."""
         index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
-        rows = self.network.initial_rows(self.recipe.seed, self.level, self.target.blocks[index], self.recipe.a)
-        return self.copy(index, rows, {})
+        recipe, blocks = self.recipe, self.target.blocks[index]
+        rows = self.network.initial_rows(recipe.seed, self.level, blocks, recipe.a, recipe.output_start)
+        if self.inheritance:
+            rows = self.inheritance.rows(self.network, blocks, rows)
+        copy = self.copy(index, rows, {})
+        if recipe.solve_start:
+            copy.blocks.rows = solve_output(self.network, self.inputs, copy.blocks, self._real)
+        return copy
 
     def copy(self, index: Tensor, rows: Tensor, moments: dict) -> TrainingCopy:
         """A training copy of the active blocks at `index`, with the rows and moments they have reached."""

@@ -18,6 +18,7 @@ from datasets.residual import LevelTargets
 from datasets.source import Source
 from models.block_mlp import BlockMLP
 from models.engine.contract import cosine_lr
+from models.inheritance import Inheritance
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
 from models.pyramid import Pyramid
@@ -148,7 +149,7 @@ class Miner(pl.LightningModule):
         grid = self.pyramid.grid
         prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual)
-        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks)
+        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, self._inheritance(level))
         pieces = self._stored(level)
         chunks, mine = fit.chunks(list(pieces)), []
         while (number := self.ranks.take(f"chunks_{level}")) < len(chunks):
@@ -172,6 +173,12 @@ class Miner(pl.LightningModule):
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
             self.store.keep(f"level_{level}", _level_state(networks, report))
             self.store.drop(f"chunk_{level}_")
+
+    def _inheritance(self, level: int) -> Inheritance | None:
+        parents = self.pyramid.level(level + 1)
+        if self.recipe.weight_sharing == "none" or parents is None:
+            return None
+        return Inheritance(self.recipe.weight_sharing, parents, self.pyramid.grid, level, self.pyramid.encoding)
 
     def _rounds(self, chunks: list[range], number: int) -> Iterator[Wave]:
         """Train the chunk of `_point` through all its rounds."""

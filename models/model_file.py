@@ -112,8 +112,10 @@ def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid
     _require(encoding.width * grid.block_cells <= 2**28, "sizes")
     networks = [_network(name, facts, header["version"])[0] for name, facts in header["levels"].items()]
     evaluator = ReferenceEngine()
-    if networks:
-        evaluator, _ = choose_engine(engine, networks[0], device)
+    for network in networks:
+        evaluator, refused = choose_engine(engine, network, device)
+        if refused:
+            break
     pyramid = Pyramid(grid, encoding, _positive(header["channels"]), evaluator)
     _check_about(header["about"], pyramid)
     return pyramid

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from utils import hash_uniform
 
+# What the last layer may end in: a colour, or one of the residuals, which the block's amplitude scales.
+COLOUR, RESIDUALS = "sigmoid", ("sin", "tanh", "linear")
+
 
 class Layer(NamedTuple):
     w: Tensor  # [n, in, out]
@@ -23,24 +26,20 @@ class Layer(NamedTuple):
     a: Tensor | None  # [n, 1], the activation's width or frequency; None where the activation has none
 
 
-# How much smaller the output layer starts, so that a block begins near "no residual". Measured on a 1024x512
-# Moon, two seeds: 42.7 dB, and 42.5 dB with 1.
-OUTPUT_START = 0.3
-
-
 @dataclass(frozen=True)
 class Network:
     """The shape of one block's MLP.
 
-    The hidden layers are h = exp(-x^2 / 2a^2); the output is sigmoid(x), a colour, or sin(a x) times the block's
-    amplitude, a residual.
+    The hidden layers are h = exp(-x^2 / 2a^2), or sin(omega_0 x); the output is sigmoid(x), a colour, or a residual:
+    the block's amplitude times sin(a x), tanh(x) or x.
 
     Args:
         n_in: inputs, the width of the encoding.
         n_hidden: width of each hidden layer.
         n_layers: number of linear layers, the output layer counted.
         n_out: channels.
-        output: "sigmoid" or "sin".
+        output: "sigmoid", "sin", "tanh" or "linear".
+        omega_0: frequency of sinusoidal hidden layers; None of Gaussian ones.
     """
 
     n_in: int
@@ -48,12 +47,15 @@ class Network:
     n_layers: int
     n_out: int
     output: str
+    omega_0: float | None = None
 
     def __post_init__(self):
         if min(self.n_in, self.n_hidden, self.n_layers, self.n_out) < 1:
             raise ValueError(f"{self} must have positive sizes")
-        if self.output not in ("sigmoid", "sin"):
-            raise ValueError(f"output must be 'sigmoid' or 'sin', not {self.output!r}")
+        if self.output not in (COLOUR, *RESIDUALS):
+            raise ValueError(f"output must be one of {', '.join((COLOUR, *RESIDUALS))}, not {self.output!r}")
+        if self.omega_0 is not None and not (math.isfinite(self.omega_0) and self.omega_0 > 0):
+            raise ValueError(f"omega_0 must be a positive number, not {self.omega_0}")
 
     @cached_property
     def widths(self) -> list[tuple[int, int]]:
@@ -64,7 +66,7 @@ class Network:
     @cached_property
     def sizes(self) -> list[int]:
         """Lengths of the parts of a row: w, b, a of each layer, where an a of length 0 is absent."""
-        has_a = [1] * (self.n_layers - 1) + [int(self.output == "sin")]
+        has_a = [int(self.omega_0 is None)] * (self.n_layers - 1) + [int(self.output == "sin")]
         return [n for (i, o), a in zip(self.widths, has_a, strict=True) for n in (i * o, o, a)]
 
     @property
@@ -82,15 +84,24 @@ class Network:
             for k, width in enumerate(self.widths)
         ]
 
-    def initial_rows(self, seed: int, level: int, blocks: Tensor, a: float) -> Tensor:
-        """Fresh rows [n, row]: weights and biases uniform in +-1/sqrt(in), those of the output less, every a at `a`.
+    def initial_rows(self, seed: int, level: int, blocks: Tensor, a: float, output_start: float = 1.0) -> Tensor:
+        """Fresh rows [n, row]: weights and biases uniform in +-1/sqrt(in), every a at `a`.
 
-        A block's row depends on (seed, level, block) alone, not on which other blocks are asked for.
+        The weights of a sinusoidal network are as in SIREN (Sitzmann et al., 2020): +-1/in in the first layer,
+        +-sqrt(6/in)/omega_0 in the others. A block's row depends on (seed, level, block) alone, not on which other
+        blocks are asked for.
+
+        Args:
+            output_start: the size of the output layer's start, as a part of the usual.
         """
-        scale = [1.0] * (self.n_layers - 1) + [OUTPUT_START]
-        bounds = [
-            v for (i, _), s in zip(self.widths, scale, strict=True) for v in (s / math.sqrt(i), s / math.sqrt(i), 0.0)
-        ]
+        bounds = []
+        for layer, (n_in, _) in enumerate(self.widths):
+            usual = 1 / math.sqrt(n_in)
+            weights = usual
+            if self.omega_0 is not None:
+                weights = math.sqrt(6 / n_in) / self.omega_0 if layer else 1 / n_in
+            part = output_start if layer == self.n_layers - 1 else 1.0
+            bounds += [part * weights, part * usual, 0.0]
         repeats = torch.tensor(self.sizes, device=blocks.device)
         bound = torch.tensor(bounds, device=blocks.device).repeat_interleave(repeats)
         index = torch.arange(self.row_size, device=blocks.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.block_mlp import BlockMLP
 from models.engine.reference import forward
+from models.network import COLOUR
 
 
 def values_at(pyramid, points: Tensor, level: int) -> Tensor:
@@ -35,7 +36,7 @@ def values_at(pyramid, points: Tensor, level: int) -> Tensor:
     # Points of a block next to one another.
     here = here[slot[here].argsort()]
     found = _evaluate(networks, place, slot[here], pyramid.encoding(local[here]).float())
-    if networks.network.output == "sigmoid":
+    if networks.network.output == COLOUR:
         values = values.index_fill(0, here, 0)
     return values.index_add(0, here, found).clamp(0, 1)
 

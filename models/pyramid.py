@@ -10,6 +10,7 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine.contract import Window
 from models.frame import Frame
+from models.network import COLOUR
 from models.points import values_at
 
 # Cells decoded at once by `strips`.
@@ -102,7 +103,7 @@ class Pyramid(nn.Module):
             hit, rows = networks.find(self.grid.ids(window.blocks, level, self.inputs.device).flatten())
             found = networks.take(rows)
         pieces = self.engine.predict(networks.network, self.inputs, *found)
-        return self.engine.compose(window, coarse, pieces, hit, networks.network.output == "sigmoid")
+        return self.engine.compose(window, coarse, pieces, hit, networks.network.output == COLOUR)
 
     def sample(self, points: Tensor) -> Tensor:
         """The values at points between the cells of the finest level, [m, c] float32 in [0, 1].

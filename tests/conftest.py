@@ -67,15 +67,25 @@ def random_blocks(network, n, cells, seed=0, kind=None):
 
 
 def random_pyramid(
-    grid, channels=2, n_freq=1, n_hidden=5, n_layers=2, seed=0, gaussian=False, keep=0.6, dtype="float32"
+    grid,
+    channels=2,
+    n_freq=1,
+    n_hidden=5,
+    n_layers=2,
+    seed=0,
+    gaussian=False,
+    keep=0.6,
+    dtype="float32",
+    output="sin",
+    omega_0=None,
 ):
     """A pyramid with random networks in a random share of the blocks of every level."""
     generator = torch.Generator().manual_seed(seed)
     encoding = Encoding(grid.ndim, n_freq)
     pyramid = Pyramid(grid, encoding, channels, ReferenceEngine())
     for level in reversed(range(grid.n_levels)):
-        output = "sigmoid" if gaussian or level == grid.n_levels - 1 else "sin"
-        network = Network(encoding.width, n_hidden, n_layers, channels, output)
+        end = "sigmoid" if gaussian or level == grid.n_levels - 1 else output
+        network = Network(encoding.width, n_hidden, n_layers, channels, end, omega_0)
         blocks = (torch.rand(grid.n_blocks(level), generator=generator) < keep).nonzero()[:, 0]
         rows = rounded(network, dtype, network.initial_rows(seed, level, blocks, 0.3) * 3)
         amplitude = torch.rand(len(blocks), generator=generator) * 0.5

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import random_pyramid
 
+from datasets.grid import Grid
 from models import model_file
 from models.encoding import directions
 
@@ -47,10 +49,17 @@ def block(row: np.ndarray, network: dict, amplitude: float, x: np.ndarray) -> np
     for layer, (i, o) in enumerate(itertools.pairwise(sizes)):
         w, b, row = row[: i * o].reshape(i, o), row[i * o : i * o + o], row[i * o + o :]
         y = x @ w + b
-        if layer < len(sizes) - 2:
+        if layer < len(sizes) - 2 and network.get("omega_0"):
+            x = np.sin(network["omega_0"] * y)
+        elif layer < len(sizes) - 2:
             a, row = row[0], row[1:]
             x = np.exp(-(y**2) / (2 * a * a))
-    return 1 / (1 + np.exp(-y)) if network["output"] == "sigmoid" else amplitude * np.sin(row[0] * y)
+    if network["output"] == "sigmoid":
+        return 1 / (1 + np.exp(-y))
+    return (
+        amplitude
+        * {"sin": lambda: np.sin(row[0] * y), "tanh": lambda: np.tanh(y), "linear": lambda: y}[network["output"]]()
+    )
 
 
 def whole_rows(tensors: dict[str, np.ndarray], level: int, network: dict) -> np.ndarray:
@@ -109,3 +118,11 @@ def test_the_golden_files_decode_to_what_they_decoded_to(name):
 @pytest.mark.parametrize("name", GOLDEN_FILES)
 def test_a_decoder_written_from_the_format_page_agrees(name):
     assert np.abs(decode_by_hand(GOLDEN / f"{name}.safetensors") - np.load(GOLDEN / f"{name}.npy")).max() < 1e-5
+
+
+@pytest.mark.parametrize(("output", "omega_0"), [("tanh", None), ("linear", None), ("sin", 30.0)])
+def test_a_decoder_written_from_the_format_page_agrees_on_other_networks(tmp_path, output, omega_0):
+    pyramid = random_pyramid(Grid((13, 21), (4, 5), 2), output=output, omega_0=omega_0)
+    signal = {"dtype": "uint8", "channels": 2, "low": 0.0, "high": 255.0, "mode": "grey+alpha"}
+    model_file.save(path := tmp_path / "model.safetensors", pyramid, {"signal": signal})
+    assert np.abs(decode_by_hand(path) - model_file.load(path)[0].decode().numpy()).max() < 1e-4

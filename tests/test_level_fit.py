@@ -14,13 +14,14 @@ from datasets.residual import LevelTargets
 from datasets.source import Signal, Source
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
-from models.level_fit import COARSE_SHARE, LevelFit, Recipe, cut
+from models.inheritance import Inheritance
+from models.level_fit import LevelFit, Recipe, cut
 from models.precision import DTYPES, rounded
 from models.pyramid import Pyramid
 
 RECIPE = Recipe(
     epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,
-    a=0.1, residual=True, b_chunks=1000, seed=0,
+    a=0.1, residual=True, b_chunks=1000, seed=0, coarse_share=0.75,
 )  # fmt: skip
 GRIDS = [Grid((32, 32), (8, 4), 2), Grid((27, 35), (5, 7), 3), Grid((13, 9, 11), (4, 4, 2), 2)]
 grids = pytest.mark.parametrize("grid", GRIDS, ids=["even", "ragged", "3d"])
@@ -58,7 +59,7 @@ def run(fit):
 def test_the_blocks_whose_residual_is_large_get_a_network_and_no_other(grid, level):
     fit = make_fit(grid, level=level)
     energy, amplitude = fit.targets.survey()
-    wanted = energy > RECIPE.loss_thr * (COARSE_SHARE if level else 1)
+    wanted = energy > RECIPE.loss_thr * (RECIPE.coarse_share if level else 1)
     assert 0 < wanted.sum() < len(wanted)
     assert fit.target.blocks.tolist() == wanted.nonzero()[:, 0].tolist()
     assert torch.equal(fit.target.amplitude, amplitude[wanted])
@@ -302,3 +303,30 @@ def test_a_block_whose_error_is_no_number_is_left_out_and_not_taken_for_the_leve
     networks, report = fit.finish()
     assert lost not in networks.blocks.tolist()
     assert report.mse <= fit.mse < float("inf")
+
+
+@grids
+@pytest.mark.parametrize("way", ["none", "paper", "inherit", "exact"])
+def test_where_a_block_begins_does_not_depend_on_its_chunk_whatever_it_inherits(grid, way):
+    coarse = run(make_fit(grid, level=1, epochs=(2,) * 3))
+    starts = {}
+    for b_chunks in (1000, 2):
+        fit = make_fit(grid, solve_start=True, b_chunks=b_chunks)
+        if way != "none":
+            fit.inheritance = Inheritance(way, coarse.target, grid, 0, Encoding(grid.ndim, 1))
+        starts[b_chunks] = torch.cat([fit.start(chunk).blocks.rows for chunk in fit.chunks])
+    assert torch.equal(starts[2], starts[1000])
+
+
+@grids
+def test_a_start_in_closed_form_is_nearer_than_a_random_one(grid):
+    start = {}
+    for solve in (False, True):
+        fit = make_fit(grid, solve_start=solve)
+        copy = fit.start(fit.chunks()[0])
+        start[solve] = fit.engine.errors(fit.network, fit.inputs, copy.blocks, fit._real)
+    assert (start[True] < start[False]).all()
+
+
+def test_without_amplitude_every_output_has_scale_one():
+    assert (make_fit(GRIDS[0], use_amplitude=False).target.amplitude == 1).all()

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from models.encoding import Encoding
-from models.network import OUTPUT_START, Network
+from models.network import Network
 
 NETWORKS = [
     Network(1, 1, 1, 1, "sin"),
     Network(5, 7, 1, 2, "sigmoid"),
     Network(2, 3, 2, 1, "sigmoid"),
     Network(6, 5, 4, 3, "sin"),
+    Network(4, 9, 4, 3, "linear", 30.0),
+    Network(4, 9, 2, 3, "tanh", 2.5),
 ]
 networks = pytest.mark.parametrize("network", NETWORKS, ids=str)
 
@@ -28,8 +30,8 @@ def test_unpack_gives_the_parts_of_a_row_in_order_without_a_copy(network, n):
     rows = torch.arange(n * network.row_size, dtype=torch.float32).reshape(n, network.row_size)
     layers = network.unpack(rows)
     assert [(layer.w.shape, layer.b.shape) for layer in layers] == [((n, i, o), (n, o)) for i, o in network.widths]
-    assert all(layer.a.shape == (n, 1) for layer in layers[:-1])
-    assert (layers[-1].a is None) == (network.output == "sigmoid")
+    assert all(layer.a is None if network.omega_0 else layer.a.shape == (n, 1) for layer in layers[:-1])
+    assert (layers[-1].a is None) == (network.output != "sin")
     parts = [part.reshape(n, -1 if n else 0) for layer in layers for part in layer if part is not None]
     assert torch.equal(torch.cat(parts, 1) if n else rows, rows)
     storage = rows.untyped_storage().data_ptr()
@@ -38,11 +40,22 @@ def test_unpack_gives_the_parts_of_a_row_in_order_without_a_copy(network, n):
 
 @networks
 def test_row_size_counts_weights_biases_and_activations(network):
-    n_a = network.n_layers - (network.output == "sigmoid")
+    n_a = (network.n_layers - 1) * (network.omega_0 is None) + (network.output == "sin")
     assert network.row_size == sum(i * o + o for i, o in network.widths) + n_a
 
 
-@pytest.mark.parametrize("wrong", [{"n_in": 0}, {"n_hidden": 0}, {"n_layers": 0}, {"n_out": -1}, {"output": "tanh"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_in": 0},
+        {"n_hidden": 0},
+        {"n_layers": 0},
+        {"n_out": -1},
+        {"output": "relu"},
+        {"omega_0": 0},
+        {"omega_0": math.inf},
+    ],
+)
 def test_a_network_of_no_size_or_of_another_output_is_refused(wrong):
     with pytest.raises(ValueError):
         Network(**{"n_in": 2, "n_hidden": 3, "n_layers": 2, "n_out": 1, "output": "sin"} | wrong)
@@ -64,11 +77,16 @@ def test_a_start_differs_between_blocks_levels_and_seeds(network):
 
 
 @networks
-def test_weights_and_biases_start_uniform_within_1_over_sqrt_fan_in_and_every_a_as_asked(network):
-    layers = network.unpack(network.initial_rows(0, 0, torch.arange(2000), 0.37))
+@pytest.mark.parametrize("output_start", [1.0, 0.3])
+def test_weights_and_biases_start_uniform_within_their_bounds_and_every_a_as_asked(network, output_start):
+    layers = network.unpack(network.initial_rows(0, 0, torch.arange(2000), 0.37, output_start))
     for k, ((fan_in, _), layer) in enumerate(zip(network.widths, layers, strict=True)):
-        bound = (OUTPUT_START if k == network.n_layers - 1 else 1) / math.sqrt(fan_in)
-        for part in (layer.w, layer.b):
+        part_of_usual = output_start if k == network.n_layers - 1 else 1
+        usual = 1 / math.sqrt(fan_in)
+        weights = usual
+        if network.omega_0:
+            weights = math.sqrt(6 / fan_in) / network.omega_0 if k else 1 / fan_in
+        for part, bound in ((layer.w, part_of_usual * weights), (layer.b, part_of_usual * usual)):
             assert part.abs().max() <= bound
             assert part.abs().max() > 0.99 * bound
             assert part.mean().abs() < 0.06 * bound

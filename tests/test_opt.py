@@ -66,8 +66,9 @@ def test_a_command_without_its_backslash_is_refused_and_not_guessed():
 
 OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_scales 3 --batch_size 7 --no-use_pe
     --n_layers 2 --n_hidden 9 --a 0.2 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
-    --pyr gaussian --b_chunks 5 --engine reference --seed 11 --exp_name x --max_time 1:02:03 --log_image
-    --quiet --plan"""
+    --activation sine --omega_0 25 --output tanh --weight_sharing inherit --no-use_amplitude --output_start 0.5
+    --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine reference
+    --seed 11 --exp_name x --max_time 1:02:03 --log_image --quiet --plan"""
 
 
 def test_every_option_is_read():
@@ -76,7 +77,8 @@ def test_every_option_is_read():
         task="image", path="a.png", input_size=(64, 32), patch_size=(8, 4), n_scales=3, batch_size=7, use_pe=False,
         n_layers=2, n_hidden=9, a=0.2, num_epochs=(1, 2, 3), lr=0.01, optimizer="yogi", target_psnr=38.5, val_freq=3,
         pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True,
-        quiet=True, plan=True,
+        quiet=True, plan=True, activation="sine", omega_0=25.0, output="tanh", weight_sharing="inherit",
+        use_amplitude=False, output_start=0.5, coarse_share=0.9, solve_start=False, preset="miner_pl",
     )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def test_positional_encoding_is_on_unless_it_is_switched_off():
 
 
 COUNTS = ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales", "val_freq", "num_epochs")
-AMOUNTS = ("lr", "a", "loss_thr", "target_psnr")
+AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coarse_share")
 BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
     *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
@@ -104,7 +106,9 @@ BAD = [
     *[(f"--n_freq {value}", "n_freq") for value in ("0", "-1", "25", "x")],
     *[(f"--b_chunks {value}", "b_chunks") for value in ("0", "1", "-2", "x")],
     *[(f"--seed {value}", "seed") for value in ("-1", str(2**31), "x")],
-    *[(f"--{name} x", name) for name in ("task", "pyr", "engine")],
+    *[(f"--{name} x", name) for name in ("task", "pyr", "engine", "preset", "activation", "output", "weight_sharing")],
+    ("--omega_0 30", "omega_0"),
+    ("--activation gaussian --omega_0 30", "omega_0"),
     ("--patch_size 0 4", "patch_size"),
     ("--patch_size 4 4 4", "patch_size"),
     ("--input_size 4 4 4", "input_size"),
@@ -188,7 +192,7 @@ def test_frequencies_come_from_the_patch(text, shape, n_freq):
 def test_settled_options_leave_nothing_open_and_settle_to_themselves(task, size):
     shape = (size,) * opt.AXES[task]
     settled = opt.settle(parse(f"--task {task} --path some/file.npy"), shape)
-    may_be_none = {"target_psnr", "max_time"}
+    may_be_none = {"target_psnr", "max_time", "omega_0"}
     assert {item.name for item in dataclasses.fields(settled) if getattr(settled, item.name) is None} <= may_be_none
     opt.check(settled)
     assert opt.settle(settled, shape) == settled

@@ -27,13 +27,16 @@ cases = pytest.mark.parametrize(
     "case", EVEN + RAGGED, ids=lambda case: f"{'x'.join(map(str, case[0]))}_layers{case[3]}"
 )
 outputs = pytest.mark.parametrize("output", ["sin", "sigmoid"])
+# Also what only this engine has; "sine" stands for sinusoidal hidden layers before a linear output.
+all_outputs = pytest.mark.parametrize("output", ["sin", "sigmoid", "tanh", "linear", "sine"])
 
 
 def set_up(case, output):
     patch, n_freq, n_hidden, n_layers, channels = case
     encoding = Encoding(len(patch), n_freq)
     inputs = encoding(Grid(patch, patch, 1).coordinates())
-    return Network(encoding.width, n_hidden, n_layers, channels, output), inputs
+    output, omega_0 = ("linear", 3.0) if output == "sine" else (output, None)
+    return Network(encoding.width, n_hidden, n_layers, channels, output, omega_0), inputs
 
 
 def make_round(cells, epochs, batch=16, lr=0.03, real=None):
@@ -58,8 +61,13 @@ def naive(network, row, amplitude, x):
         w, b = take(n_in, n_out), take(n_out)
         x = F.linear(x, w.T, b)
         if k < network.n_layers - 1:
-            x = torch.exp(-(x**2) / (2 * take(1) ** 2))
-    x = x.sigmoid() if network.output == "sigmoid" else torch.sin(take(1) * x) * amplitude
+            x = torch.sin(network.omega_0 * x) if network.omega_0 else torch.exp(-(x**2) / (2 * take(1) ** 2))
+    if network.output == "sigmoid":
+        x = x.sigmoid()
+    elif network.output == "sin":
+        x = torch.sin(take(1) * x) * amplitude
+    else:
+        x = (x.tanh() if network.output == "tanh" else x) * amplitude
     assert place == len(row)
     return x.T
 
@@ -94,7 +102,7 @@ def assert_trained_alike(network, inputs, blocks, round_):
 
 
 @cases
-@outputs
+@all_outputs
 def test_forward_equals_a_loop_over_blocks(case, output):
     network, inputs = set_up(case, output)
     blocks = random_blocks(network, 4, inputs.shape[1])
@@ -107,7 +115,7 @@ def test_forward_equals_a_loop_over_blocks(case, output):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-@outputs
+@all_outputs
 def test_gradients_are_those_of_finite_differences(n_layers, output):
     network, inputs = set_up(((2, 3), 1, 3, n_layers, 2), output)
     blocks = random_blocks(network, 2, 6)
@@ -129,7 +137,7 @@ def test_gradients_equal_those_of_a_loop_over_blocks(case, output):
 
 
 @cases
-@outputs
+@all_outputs
 def test_three_steps_equal_the_recipe_block_by_block_in_float64(case, output):
     network, inputs = set_up(case, output)
     blocks = random_blocks(network, 3, inputs.shape[1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.samples import planet
+from datasets.samples import noise, planet
 
 
 def active_fraction(image):
@@ -80,3 +80,12 @@ def test_bad_region(interval):
         planet(10, 10, rows=interval)
     with pytest.raises(ValueError, match="columns"):
         planet(10, 10, columns=interval)
+
+
+def test_random_pixels_are_random_in_every_channel_and_the_same_every_time():
+    image = noise(64, 48)
+    assert image.shape == (64, 48, 3) and image.dtype == np.uint8
+    assert np.array_equal(image, noise(64, 48)) and not np.array_equal(image, noise(64, 48, seed=1))
+    flat = image.reshape(-1, 3).astype(float)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(3)).max() < 0.06
+    assert np.abs(flat.mean(0) - 127.5).max() < 5

@@ -18,7 +18,7 @@ import models.level_fit
 import models.miner
 import opt
 from datasets.image_writer import write_image
-from datasets.samples import planet
+from datasets.samples import noise, planet
 from models import model_file
 from train import main, train
 from utils import UserError, run_command
@@ -349,3 +349,35 @@ def test_piped_output_has_no_control_characters():
 def test_a_user_error_is_what_the_python_function_raises():
     with pytest.raises(UserError, match=r"missing\.png"):
         run("--path", "missing.png")
+
+
+@pytest.mark.parametrize("preset", ["miner_pl", "paper"])
+def test_presets_train_and_their_file_decodes(preset):
+    result = run("--preset", preset, "--input_size", "70", "45", "--exp_name", "p")
+    pyramid, about = model_file.load("ckpts/p/model.safetensors")
+    assert about["options"]["preset"] == preset
+    assert pyramid.level(0).network.omega_0 == (30.0 if preset == "paper" else None)
+    assert result["psnr"] > 10
+
+
+@pytest.mark.parametrize("way", ["paper", "inherit", "exact"])
+@pytest.mark.parametrize("pyr", ["laplacian", "gaussian"])
+def test_a_run_whose_levels_inherit_trains_and_is_resumed_with_the_same_bits(way, pyr):
+    options = ["--weight_sharing", way, "--pyr", pyr, "--num_epochs", "2", "2", "2", "--n_scales", "3"]
+    run(*options, "--exp_name", "whole")
+    run(*options, "--exp_name", "part", "--max_time", "1e-9")
+    train(*opt.parse(["--exp_name", "part", "--resume", "--quiet"]))
+    whole, part = tensors("whole"), tensors("part")
+    assert whole.keys() == part.keys() and all(torch.equal(whole[key], part[key]) for key in whole)
+
+
+def test_a_picture_that_the_networks_are_too_small_for_says_what_to_change(tmp_path, capsys):
+    np.save("noise.npy", noise(32, 32))
+    run("--path", "noise.npy", "--input_size", "32", "32", "--n_scales", "2", "--exp_name", "noise")
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert line.startswith("4 of 4 networks") and all(
+        f"--{n}" in line for n in ("n_hidden", "num_epochs", "patch_size")
+    )
+    np.save("grey.npy", np.full((32, 32), 128, np.uint8))
+    run("--path", "grey.npy", "--input_size", "32", "32", "--n_scales", "2", "--num_epochs", "50", "--exp_name", "grey")
+    assert "networks of the finest" not in capsys.readouterr().out

@@ -733,6 +733,10 @@ def refusal(network: Network, optimizer: str, device: torch.device) -> str | Non
 def _misfit(network: Network, optimizer: str) -> str | None:
     if optimizer not in TORCH:
         return f"it has {' and '.join(TORCH)}, not {optimizer}"
+    if network.omega_0 is not None:
+        return "it has no sinusoidal hidden layers"
+    if network.output not in ("sigmoid", "sin"):
+        return f"it has no {network.output} output"
     weights = plan_of(network).weights
     if weights > MOST_WEIGHTS:
         return f"a network of {weights} weights, widths padded, is more than the {MOST_WEIGHTS} that fit on the chip"

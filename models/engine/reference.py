@@ -20,7 +20,7 @@ from torch import Tensor
 from datasets.grid import up
 from losses import balanced_loss, block_mse
 from models.engine.contract import Blocks, Round, Window
-from models.network import Network
+from models.network import COLOUR, Layer, Network
 from models.optimizers import BETA_2, map_rows, optimizer_class
 
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
@@ -65,12 +65,24 @@ def forward(network: Network, rows: Tensor, amplitude: Tensor, x: Tensor) -> Ten
     if len(rows) == 1:
         return forward(network, rows.expand(2, -1), amplitude.expand(2), x)[:1]
     *hidden, last = network.unpack(rows)
+    u = _affine(*_scaled(last, 1 if last.a is None else last.a), features(network, hidden, x))
+    if network.output == COLOUR:
+        return u.sigmoid()
+    shape = {"sin": torch.sin, "tanh": torch.tanh, "linear": lambda u: u}[network.output]
+    return shape(u) * amplitude[:, None, None]
+
+
+def features(network: Network, hidden: list[Layer], x: Tensor) -> Tensor:
+    """What hidden layers give the output layer at cells x [in, b] -> [n, hidden, b]; x itself if there are none."""
     for layer in hidden:
-        scale = GAUSS / layer.a
-        x = Gaussian.apply(_affine(layer.w * scale[:, :, None], layer.b * scale, x))
-    if last.a is None:
-        return _affine(last.w, last.b, x).sigmoid()
-    return _affine(last.w * last.a[:, :, None], last.b * last.a, x).sin() * amplitude[:, None, None]
+        u = _affine(*_scaled(layer, network.omega_0 or GAUSS / layer.a), x)
+        x = Gaussian.apply(u) if network.omega_0 is None else u.sin()
+    return x
+
+
+def _scaled(layer: Layer, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Weights and biases times a number, or one a block [n, 1]: cheaper than to scale what they give."""
+    return layer.w * (scale[:, :, None] if isinstance(scale, Tensor) else scale), layer.b * scale
 
 
 def _affine(w: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -101,10 +113,10 @@ class ReferenceEngine:
             inputs: [in, p], the encoded cells of a block.
             blocks: of any kinds.
         """
-        tiles = _tiles(network, blocks.kind, [cells.shape[1] for cells in round_.cells])
+        tiles = cut_tiles(network, blocks.kind, [cells.shape[1] for cells in round_.cells])
         if not tiles:
             return blocks
-        trained = _each(
+        trained = map_tiles(
             lambda tile: self._train_tile(network, inputs, blocks.select(tile.index), round_, tile.kind), tiles
         )
         home = torch.cat([tile.index for tile in tiles]).argsort()
@@ -120,7 +132,7 @@ class ReferenceEngine:
         optimizer = self._optimizer([rows], lr=round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
-        padded = _padded(round_.cells[kind])
+        padded = whole_vectors(round_.cells[kind])
         for cells, shown, lr in zip(round_.cells[kind], padded, round_.lr, strict=True):
             optimizer.param_groups[0]["lr"] = lr
             rows.grad = None
@@ -141,23 +153,25 @@ class ReferenceEngine:
         @torch.no_grad()
         def measure(tile: Tile) -> None:
             cells = real[tile.kind]
-            found = forward(network, blocks.rows[tile.index], blocks.amplitude[tile.index], inputs[:, _padded(cells)])
+            found = forward(
+                network, blocks.rows[tile.index], blocks.amplitude[tile.index], inputs[:, whole_vectors(cells)]
+            )
             mse[tile.index] = block_mse(found[:, :, : len(cells)], blocks.targets[tile.index][:, :, cells])
 
-        _each(measure, _tiles(network, blocks.kind, [len(cells) for cells in real]))
+        map_tiles(measure, cut_tiles(network, blocks.kind, [len(cells) for cells in real]))
         return mse
 
     def predict(self, network: Network, inputs: Tensor, rows: Tensor, amplitude: Tensor) -> Tensor:
         """Evaluate every block at the cells `inputs` [in, p]: rows [n, row], amplitude [n] -> [n, c, p]."""
         p = inputs.shape[1]
         found = rows.new_empty(len(rows), network.n_out, p)
-        x = inputs[:, _padded(torch.arange(p, device=inputs.device))]
+        x = inputs[:, whole_vectors(torch.arange(p, device=inputs.device))]
 
         @torch.no_grad()
         def evaluate(tile: Tile) -> None:
             found[tile.index] = forward(network, rows[tile.index], amplitude[tile.index], x)[:, :, :p]
 
-        _each(evaluate, _tiles(network, rows.new_zeros(len(rows)), [p]))
+        map_tiles(evaluate, cut_tiles(network, rows.new_zeros(len(rows)), [p]))
         return found
 
     def compose(
@@ -192,7 +206,7 @@ class ReferenceEngine:
         return (values + spread(pieces)).clamp_(0, 1)
 
 
-def _padded(cells: Tensor) -> Tensor:
+def whole_vectors(cells: Tensor) -> Tensor:
     """Cells [..., b] filled up with the last one to whole vectors."""
     missing = -cells.shape[-1] % WHOLE_VECTORS
     return torch.cat([cells, cells[..., -1:].expand(*cells.shape[:-1], missing)], -1) if missing else cells
@@ -203,7 +217,7 @@ class Tile(NamedTuple):
     index: Tensor  # int64 [m], which blocks
 
 
-def _tiles(network: Network, kind: Tensor, cells: list[int]) -> list[Tile]:
+def cut_tiles(network: Network, kind: Tensor, cells: list[int]) -> list[Tile]:
     """Cut blocks [n] into tiles of one kind that fit the budget, given the cells a block of each kind is seen at."""
     widest = max(max(width) for width in network.widths[1:] or network.widths)
     tiles = []
@@ -219,7 +233,7 @@ def _tiles(network: Network, kind: Tensor, cells: list[int]) -> list[Tile]:
     return tiles
 
 
-def _each(function: Callable[[Tile], Any], tiles: list[Tile]) -> list:
+def map_tiles(function: Callable[[Tile], Any], tiles: list[Tile]) -> list:
     """Map over tiles: on the CPU with one thread a core, each running torch on its own."""
     if not tiles or tiles[0].index.is_cuda:
         return [function(tile) for tile in tiles]

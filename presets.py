@@ -1,0 +1,64 @@
+"""Recipes that options may begin from; docs/method.md has their sources and what they measured."""
+
+import math
+from typing import Any
+
+_MINER_PL = {
+    "optimizer": "radam",
+    "beta2": 0.999,
+    "lr": 3e-2,
+    "val_freq": 50,
+    "n_scales": 4,
+    "output_start": 1.0,
+    "coarse_share": 1.0,
+    "solve_start": False,
+}
+_MINER_PL_IMAGE = _MINER_PL | {
+    "patch_size": (32,), "batch_size": 256, "n_freq": 4, "n_layers": 3, "n_hidden": 20, "loss_thr": 1e-4,
+    "num_epochs": (50, 50, 50, 200),
+}  # fmt: skip
+_MINER_PL_GRID = _MINER_PL | {
+    "patch_size": (16,), "batch_size": 512, "n_freq": 5, "n_layers": 2, "n_hidden": 8, "loss_thr": 5e-3,
+    "num_epochs": (50, 50, 50, 150),
+}  # fmt: skip
+_PAPER = {
+    "n_scales": 6, "n_layers": 4, "n_hidden": 9, "use_pe": False, "activation": "sine", "output": "linear",
+    "use_amplitude": False, "optimizer": "adam", "beta2": 0.999, "lr": 5e-4, "loss_thr": 2e-7, "output_start": 1.0,
+    "coarse_share": 1.0, "solve_start": False, "weight_sharing": "paper",
+}  # fmt: skip
+
+# By name and task.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "ours": {"image": {}, "mesh": {}, "volume": {}},
+    "miner_pl": {"image": _MINER_PL_IMAGE, "mesh": _MINER_PL_GRID, "volume": _MINER_PL_GRID},
+    "paper": {"image": _PAPER, "mesh": _PAPER, "volume": _PAPER},
+}
+# What --target_psnr takes for an image where neither width nor patch is given: up to so many dB, the fewest parameters
+# that reached it on a 4096x2048 Moon (docs/experiments.md).
+_BY_TARGET = (
+    (42, {}),
+    (47, {"n_hidden": 28}),
+    (56, {"n_hidden": 31}),
+    (math.inf, {"n_hidden": 31, "patch_size": (16,)}),
+)
+# What a preset does not set where another option is given that says the contrary.
+_GIVES_WAY = {
+    "loss_thr": "target_psnr", "n_scales": "num_epochs", "num_epochs": "n_scales", "n_freq": "use_pe",
+    "use_pe": "n_freq",
+}  # fmt: skip
+
+
+def by_target(psnr: float) -> dict[str, Any]:
+    """Width and patch of an image's networks that reach a PSNR in dB."""
+    return next(values for most, values in _BY_TARGET if psnr <= most)
+
+
+def preset_values(given: dict[str, Any]) -> dict[str, Any]:
+    """What the preset sets of the options that are neither given nor contradicted by one that is."""
+    values = PRESETS[given.get("preset", "ours")][given.get("task", "image")]
+    values = {name: v for name, v in values.items() if name not in given and _GIVES_WAY.get(name) not in given}
+    if given.get("n_layers") == 1:
+        values.pop("n_hidden", None)
+    if given.get("optimizer", "adam") not in ("radam", "adam"):
+        values.pop("beta2", None)
+    return values
