@@ -314,7 +314,7 @@ def test_where_a_block_begins_does_not_depend_on_its_chunk_whatever_it_inherits(
         fit = make_fit(grid, solve_start=True, b_chunks=b_chunks)
         if way != "none":
             fit.inheritance = Inheritance(way, coarse.target, grid, 0, Encoding(grid.ndim, 1))
-        starts[b_chunks] = torch.cat([fit.start(chunk).blocks.rows for chunk in fit.chunks])
+        starts[b_chunks] = torch.cat([fit.start(chunk).blocks.rows for chunk in fit.chunks()])
     assert torch.equal(starts[2], starts[1000])
 
 

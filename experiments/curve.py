@@ -1,0 +1,82 @@
+"""Quality against parameters and time: a sweep of sizes, the settings that no other one beats, and those by target."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.inputs import crop, stand_in
+from experiments.rows import Row
+
+TARGETS = (30, 35, 40, 45, 50, 55, 60)
+EPOCHS = {"1e-3": (50, 100), "1e-4": (50, 200), "1e-5": (100, 400), "1e-6": (100, 800)}
+# The shapes that come first are those that the others lie between.
+SHAPES = sorted(
+    (
+        (hidden, layers, patch)
+        for hidden in (8, 16, 20, 28, 31, 48, 63)
+        for layers in (2, 3, 4)
+        for patch in (16, 32, 64)
+    ),
+    key=lambda shape: (shape[1] != 3, shape[2] == 64, shape[0] not in (20, 28, 31, 63)),
+)
+
+
+def curve(folder: Path, stand_ins: Path | None) -> list[Row]:
+    """What --target_psnr reaches by itself, and the sweep."""
+    options, what = stand_in("moon", (4096, 2048), stand_ins)
+    chosen = [
+        Row("curve", f"{what}: by target", words, (*options, *words.split()), about={"settings": words})
+        for words in (f"--target_psnr {target}" for target in TARGETS)
+    ]
+    sweep = [
+        _row(f"{what}: sweep", options, *shape, thr) for thr in ("1e-4", "1e-5", "1e-6", "1e-3") for shape in SHAPES
+    ]
+    return chosen + sweep
+
+
+def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -> list[Row]:
+    """The settings of the front once more, alone on the machine so that times count; and on a crop."""
+    options, what = stand_in("moon", (4096, 2048), stand_ins)
+    places = [("alone", options, what)]
+    if "--path" in options:
+        place, name = crop(folder, options[options.index("--path") + 1], (1500, 700), (1024, 1024))
+        places.append(("crop", place, f"crop {name}"))
+    settings = [result["about"]["settings"] for result in pareto(results, "n_params")]
+    return [
+        Row("curve", f"{title}: the front", f"{label}: {words}", (*place, *words.split()), about={"settings": words})
+        for label, place, title in places
+        for words in settings
+    ]
+
+
+def _row(group: str, options: list[str], hidden: int, layers: int, patch: int, thr: str) -> Row:
+    first, last = EPOCHS[thr]
+    settings = (
+        f"--n_hidden {hidden} --n_layers {layers} --patch_size {patch} --loss_thr {thr} --prune_thr {float(thr) / 4:g} "
+        f"--n_scales 4 --num_epochs {first} {first} {first} {last}"
+    )
+    return Row("curve", group, settings, (*options, *settings.split()), about={"settings": settings})
+
+
+def pareto(results: list[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
+    """The results than which none is better at no more `cost`, by rising cost."""
+    front: list[dict[str, Any]] = []
+    for result in sorted((r for r in results if r.get("psnr")), key=lambda r: (r[cost], -r["psnr"])):
+        if not front or result["psnr"] > front[-1]["psnr"]:
+            front.append(result)
+    return front
+
+
+def winners(results: list[dict[str, Any]]) -> str:
+    """For each target the settings that reach it with the fewest parameters and in the least time, as Markdown."""
+    lines = ["| target (dB) | fewest parameters | M | dB | least time | s | dB |", "|---|---|---|---|---|---|---|"]
+    for target in TARGETS:
+        there = [result for result in results if (result.get("psnr") or 0) >= target]
+        if not there:
+            lines.append(f"| {target} | not reached | | | | | |")
+            continue
+        small, fast = (min(there, key=lambda r, cost=cost: r[cost]) for cost in ("n_params", "fit_s"))
+        lines.append(
+            f"| {target} | {small['about']['settings']} | {small['n_params'] / 1e6:.2f} | {small['psnr']:.2f} "
+            f"| {fast['about']['settings']} | {fast['fit_s']:.2f} | {fast['psnr']:.2f} |"
+        )
+    return "\n".join(lines)

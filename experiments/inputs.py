@@ -1,0 +1,73 @@
+"""What the tables are measured on: the originals where they are, else stand-ins of the same size, and it is said."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.image import read_image
+from datasets.samples import noise
+
+# Where the originals of the seeds' table are looked for, and what stands in for them: a picture by the start of its
+# file's name, resized, or the built-in sample, made at that size.
+ORIGINALS = {"pluto": "images/pluto", "tokyo": "images/tokyo-station", "shibuya": "images/shibuya"}
+STAND_INS = {"pluto": "moon", "tokyo": "relief8k", "shibuya": "relief8k", "shibuya large": None}
+
+
+def picture(name: str, size: tuple[int, int], stand_ins: Path | None) -> tuple[list[str], str]:
+    """Options of train.py for a picture of the table at a size X Y, and what it is."""
+    dimensions, at = ["--input_size", *map(str, size)], f"{size[0]}x{size[1]}"
+    if original := _find(ORIGINALS[name.split()[0]]):
+        return ["--path", str(original), *dimensions], f"{original.name} at {at}"
+    return stand_in(STAND_INS[name], size, stand_ins)
+
+
+def stand_in(stem: str | None, size: tuple[int, int], folder: Path | None) -> tuple[list[str], str]:
+    """Options of train.py for a picture of a folder at a size X Y, or for the built-in sample, and what it is."""
+    dimensions, at = ["--input_size", *map(str, size)], f"{size[0]}x{size[1]}"
+    found = _find(folder / stem) if folder and stem else None
+    if found:
+        return ["--path", str(found), *dimensions], f"stand-in: {found.name} resized to {at}"
+    return dimensions, f"stand-in: the built-in sample at {at}"
+
+
+def shape(name: str, folder: Path | None) -> tuple[list[str], str] | None:
+    """Options of train.py for an occupancy grid, and what it is; None where there is none."""
+    for place in (Path("occupancy"), folder):
+        if place and (found := _find(place / name, (".npy",))):
+            return ["--task", "mesh", "--path", str(found)], found.name
+    return None
+
+
+def gyroid(folder: Path, size: int) -> tuple[list[str], str]:
+    """Options of train.py for a gyroid within a ball, an occupancy grid of size^3 cells written to the folder."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size, dtype=np.float32)] * 3, indexing="ij")
+    u, v, w = 9 * x, 9 * y, 9 * z
+    wall = np.abs(np.sin(u) * np.cos(v) + np.sin(v) * np.cos(w) + np.sin(w) * np.cos(u)) < 0.5
+    return _written(folder / f"gyroid_{size}.npy", wall & (x * x + y * y + z * z < 0.9), ["--task", "mesh"])
+
+
+def crop(folder: Path, path: str, corner: Sequence[int], size: Sequence[int]) -> tuple[list[str], str]:
+    """Options of train.py for a crop X Y of a picture, written to the folder."""
+    array, _ = read_image(path)
+    (x, y), (width, height) = corner, size
+    name = f"{Path(path).stem}_{x}_{y}_{width}x{height}.npy"
+    return _written(folder / name, array[y : y + height, x : x + width], [])
+
+
+def random_pixels(folder: Path, size: int) -> tuple[list[str], str]:
+    """Options of train.py for a square of random pixels, written to the folder."""
+    return _written(folder / f"noise_{size}.npy", noise(size, size), [])
+
+
+def _written(path: Path, array: np.ndarray, options: list[str]) -> tuple[list[str], str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array)
+    return [*options, "--path", str(path.resolve())], path.stem
+
+
+def _find(stem: str | Path, endings: Sequence[str] = ()) -> Path | None:
+    """The first file whose name begins so, by an absolute path."""
+    stem = Path(stem)
+    found = sorted(stem.parent.glob(f"{stem.name}*")) if stem.parent.is_dir() else []
+    return next((path.resolve() for path in found if path.is_file() and (not endings or path.suffix in endings)), None)

@@ -1,0 +1,200 @@
+"""A row is one run of train.py and its figures: run in a process of its own, written down at once, shown as a table."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import opt
+from utils import jsonable
+
+KEPT = (
+    "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
+    "peak_host_bytes", "engine", "device", "seed", "versions", "options",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Args:
+        table, group, name: where it is shown; a name is unique within its table.
+        argv: options of train.py; a demonstration has none.
+        variant: of experiments.variants, or "none".
+        about: what else the table shows, by column.
+    """
+
+    table: str
+    group: str
+    name: str
+    argv: tuple[str, ...]
+    variant: str = "none"
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(row: Row, deadline: float = math.inf, tiny: bool = False) -> dict[str, Any] | None:
+    """The figures of a row, or the error that it ended with; None past the deadline.
+
+    A tiny run is of a few cells and epochs, to try it out.
+    """
+    if time.time() > deadline:
+        return None
+    from experiments.variants import DEMONSTRATIONS, applied
+
+    facts = {key: getattr(row, key) for key in ("table", "group", "name", "argv", "variant", "about")}
+    started, said = time.perf_counter(), io.StringIO()
+    try:
+        if row.variant in DEMONSTRATIONS:
+            return facts | {"about": row.about | DEMONSTRATIONS[row.variant]()}
+        options, given = opt.parse([*row.argv, "--quiet", "--exp_name", "row"])
+        if tiny:
+            options = _tiny(options)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), applied(row.variant):
+            if torch.cuda.is_available() and not tiny:
+                _warm(options)
+            result = _train(options, given)
+    except Exception as error:
+        lines = traceback.format_exc().strip().splitlines()
+        return facts | {"error": f"{type(error).__name__}: {error}"[:300], "where": lines[-3:]}
+    levels = result["levels"].values()
+    return facts | {key: result.get(key) for key in KEPT} | {
+        "networks": sum(level["active"] for level in levels),
+        "converged": sum(level["converged"] for level in levels),
+        "row_s": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def run_rows(
+    rows: list[Row], folder: Path, jobs: int = 1, deadline: float = math.inf, tiny: bool = False
+) -> list[dict[str, Any]]:
+    """Measure rows, `jobs` at a time, each appended to folder/<table>.jsonl as it comes.
+
+    A row that fails, or kills its process, is written down as failed and loses no other. Once `time.time()` is past the
+    deadline no row begins; those that are left are named on stderr.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    with tempfile.TemporaryDirectory() as scratch:
+        while rows:
+            left = []
+            with _pool(jobs, scratch) as pool:
+                futures = {pool.submit(measure, row, deadline, tiny): row for row in rows}
+                for future in concurrent.futures.as_completed(futures):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        left.append(futures[future])
+                        continue
+                    if result is None:
+                        print(f"out of time for {futures[future].table} {futures[future].name}", file=sys.stderr)
+                    else:
+                        results.append(_note(folder, result))
+            if len(left) == len(rows):
+                # Nothing came through, so it is the first of them that kills its process.
+                results.append(_note(folder, dataclasses.asdict(rows[0]) | {"error": "its process died"}))
+                left.remove(rows[0])
+            rows = [row for row in rows if row in left]
+    return results
+
+
+def read(folder: Path, table: str) -> list[dict[str, Any]]:
+    """The last result of every row of a table, in the order in which they first came."""
+    path, found = folder / f"{table}.jsonl", {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            result = json.loads(line)
+            found[result["name"]] = result
+    return list(found.values())
+
+
+def markdown(results: Iterable[dict[str, Any]]) -> str:
+    """Results as Markdown tables, one a group, with only the columns that a group has."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(result["group"], []).append(result)
+    return "\n\n".join(f"### {group}\n\n{_table(members)}" for group, members in groups.items())
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    columns: dict[str, None] = {}
+    lines = []
+    for result in results:
+        line = {"row": result["name"], **_figures(result), **{k: str(v) for k, v in result["about"].items()}}
+        lines.append(line)
+        columns |= dict.fromkeys(line)
+    table = [list(columns), ["---"] * len(columns), *([line.get(name, "") for name in columns] for line in lines)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _figures(result: dict[str, Any]) -> dict[str, str]:
+    if "error" in result:
+        return {"quality": f"failed: {result['error'][:80]}"}
+    if "psnr" not in result:
+        return {}
+    shape = result.get("iou") is not None
+    memory = result.get("peak_device_bytes")
+    return {
+        "quality": f"IoU {result['iou']:.6f}" if shape else f"{result['psnr']:.2f} dB" if result["psnr"] else "-",
+        "params (M)": f"{result['n_params'] / 1e6:.3f}",
+        "fit (s)": f"{result['fit_s']:.2f}",
+        **({"GPU (MiB)": f"{memory / 2**20:.0f}"} if memory else {}),
+        "networks": f"{result['networks']}, {result['converged']} good",
+        "engine": result["engine"],
+    }
+
+
+def _train(options: opt.Options, given: frozenset[str]) -> dict[str, Any]:
+    from train import train
+
+    return train(options, given)
+
+
+def _warm(options: opt.Options) -> None:
+    """Compile the kernels of a run, so that its time does not hold it."""
+    if options.task == "image":
+        _train(dataclasses.replace(_tiny(options), path=None), frozenset())
+    else:
+        _train(options, frozenset())
+
+
+def _tiny(options: opt.Options) -> opt.Options:
+    epochs = {"num_epochs": (1,), "val_freq": 1, "n_scales": 2}
+    if options.task == "image":
+        return dataclasses.replace(options, input_size=(70, 45), **epochs)
+    return dataclasses.replace(options, **epochs)
+
+
+def _pool(jobs: int, scratch: str) -> concurrent.futures.ProcessPoolExecutor:
+    # Spawned, for a CUDA context does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(jobs, context, _settle_down, (scratch,))
+
+
+def _settle_down(scratch: str) -> None:
+    """Let a worker write its runs into a folder of its own."""
+    os.chdir(tempfile.mkdtemp(dir=scratch))
+
+
+def _note(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    result = jsonable(result)
+    with open(folder / f"{result['table']}.jsonl", "a") as file:
+        file.write(json.dumps(result, allow_nan=False) + "\n")
+    figures = " ".join(_figures(result).values()) or " ".join(map(str, result["about"].values()))
+    print(f"{result['table']} | {result['name']} | {figures}", flush=True)
+    return result

@@ -1,0 +1,109 @@
+"""The tables of measurements: every row is a command that train.py takes, and a row that fails loses no other."""
+
+import concurrent.futures
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import opt
+from experiments.__main__ import TABLES, main
+from experiments.curve import SHAPES, pareto, winners
+from experiments.rows import Row, markdown, measure, read, run_rows
+from experiments.variants import VARIANTS, applied, zeroed_gradients
+
+TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_has_a_name_of_its_own_and_options_that_settle(table, tmp_path):
+    rows = TABLES[table](tmp_path, None)
+    assert rows and len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        options = opt.parse(list(row.argv))[0]
+        size = options.input_size or (512,) * (3 if options.task == "mesh" else 2)
+        opt.settle(options, size[::-1])
+        assert row.table == table and (row.variant in VARIANTS or not row.argv)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_trains_and_differs_from_the_method(variant):
+    usual, changed = (measure(Row("t", "g", name, tuple(TINY.split()), name)) for name in ("none", variant))
+    assert "error" not in changed, changed
+    assert changed["psnr"] > 10
+    # So few steps prune nothing and re-solve nothing that is worse.
+    if variant not in ("none", "no pruning", "output solved after every round"):
+        assert changed["psnr"] != usual["psnr"]
+
+
+def test_a_variant_is_gone_when_it_is_over():
+    before = measure(Row("t", "g", "a", tuple(TINY.split())))["psnr"]
+    with pytest.raises(ZeroDivisionError), applied("split layer"):
+        raise ZeroDivisionError
+    assert measure(Row("t", "g", "a", tuple(TINY.split())))["psnr"] == before
+
+
+def test_no_pruning_trains_every_block_to_the_end():
+    easy = (*TINY.split(), "--loss_thr", "0.02")
+    pruned, whole = (measure(Row("t", "g", variant, easy, variant)) for variant in ("none", "no pruning"))
+    assert whole["psnr"] > pruned["psnr"]
+
+
+def test_zeroed_gradients_do_not_stop_a_block():
+    moved = zeroed_gradients()
+    assert all(float(moved[f"moved by, gradients zeroed ({name})"]) > 0.01 for name in ("adam", "radam"))
+
+
+def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
+    good = Row("t", "group", "good", tuple(TINY.split()), about={"settings": "few"})
+    bad = Row("t", "group", "bad", ("--path", "missing.png"))
+    results = run_rows([bad, good], tmp_path / "out")
+    assert [("error" in result, result["name"]) for result in results] == [(True, "bad"), (False, "good")]
+    assert read(tmp_path / "out", "t") == results
+    text = markdown(results)
+    assert text.startswith("### group") and "failed: UserError: missing.png" in text and "few" in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {text.splitlines()[2].count("|")}
+
+
+def test_past_the_deadline_no_row_begins():
+    assert measure(Row("t", "g", "a", tuple(TINY.split())), deadline=0) is None
+
+
+def test_the_last_result_of_a_row_counts(tmp_path):
+    lines = [{"name": "a", "psnr": 1}, {"name": "b", "psnr": 2}, {"name": "a", "psnr": 3}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(r["name"], r["psnr"]) for r in read(tmp_path, "t")] == [("a", 3), ("b", 2)]
+    assert read(tmp_path, "none") == []
+
+
+def test_the_front_is_what_nothing_beats_and_winners_reach_their_target():
+    found = [
+        {"n_params": n, "psnr": psnr, "fit_s": s, "about": {"settings": name}}
+        for name, n, psnr, s in (("a", 10, 41.0, 3.0), ("b", 20, 40.5, 1.0), ("c", 30, 50.5, 2.0), ("d", 30, 49.0, 2.0))
+    ]
+    assert [r["about"]["settings"] for r in pareto([*found, {"n_params": 1, "psnr": None}], "n_params")] == ["a", "c"]
+    lines = dict(line.split("|")[1:3] for line in winners(found).splitlines()[2:])
+    assert lines == {" 30 ": " a ", " 35 ": " a ", " 40 ": " a ", " 45 ": " c ", " 50 ": " c "} | dict.fromkeys(
+        (" 55 ", " 60 "), " not reached "
+    )
+
+
+def test_the_sweep_holds_every_shape_once():
+    assert len(set(SHAPES)) == len(SHAPES) == 63
+
+
+def test_the_command_measures_and_shows(capsys, monkeypatch):
+    # In this process, as a new one takes seconds to start.
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr("experiments.rows.measure", lambda row, *_: dataclasses.asdict(row) | {"error": "not run"})
+    main(["noise", "--only", "the settings found, 512", "--tiny"])
+    out = capsys.readouterr().out
+    assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
+    main(["show", "noise"])
+    assert capsys.readouterr().out.count("| the settings found, 512 |") == 1
