@@ -95,7 +95,7 @@ class Options:
         "none", "where a network begins: afresh, or as an heir of the coarser level's (docs/method.md)", choices=SHARING
     )
     solve_start: bool = option(
-        True, "begin with the output layer in closed form", action=argparse.BooleanOptionalAction
+        False, "begin with the output layer in closed form", action=argparse.BooleanOptionalAction
     )
     use_amplitude: bool = option(
         True, "scale a block's output by its largest residual", action=argparse.BooleanOptionalAction

@@ -156,7 +156,7 @@ def peak_host_bytes() -> int:
 
 def forget_peaks(device: torch.device) -> None:
     """Let `peak_device_bytes` begin anew."""
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(device)
 
 
