@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
@@ -96,8 +97,8 @@ class Pictures(pl.Callback):
     """Shows each finished level in TensorBoard: reconstruction and truth, residual, active blocks; of a shape also its
     surface. A slider leads from the coarsest level to the finest."""
 
-    def __init__(self, source: Source):
-        self.source = source
+    def __init__(self, source: Source, strip_cells: int):
+        self.source, self.strip_cells = source, strip_cells
         self.shown = 0
 
     def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
@@ -106,13 +107,16 @@ class Pictures(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         for report in module.reports[self.shown :]:
             self.shown += 1
-            step, pictures = _epochs(module, self.shown), level_pictures(module.pyramid, self.source, report.level)
+            step, pictures = _epochs(module, self.shown), self._pictures(module, report.level)
             vertices, faces = self._surface(module, report.level)
             for logger in trainer.loggers:
                 for kind, picture in pictures.items():
                     logger.experiment.add_image(f"pictures/{kind}", picture, step, dataformats="HWC")
                 if len(faces):
                     logger.experiment.add_mesh("pictures/surface", vertices[None], faces=faces[None], global_step=step)
+
+    def _pictures(self, module: Miner, level: int) -> dict[str, np.ndarray]:
+        return level_pictures(module.pyramid, self.source, level, strip_cells=self.strip_cells)
 
     def _surface(self, module: Miner, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The surface of a shape's level, at most SURFACE_CELLS along an axis: a finer level is averaged down."""

@@ -66,16 +66,16 @@ class Seams:
     border: Mean = field(default_factory=Mean)
     inside: Mean = field(default_factory=Mean)
 
-    def add(self, error: Tensor, start: tuple[int, ...], known: int = 0) -> None:
+    def add(self, error: Tensor, start: tuple[int, ...], known: tuple[int, ...] | None = None) -> None:
         """Add a region's error [*space, c] whose first cell is `start`.
 
-        Its first `known` layers along the slow axis were added before, and only steps from them to the rest are new.
+        Along each axis its first `known` layers were added before, and only steps from them to the rest are new.
         """
+        known = known or (0,) * len(start)
         for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
-            step = error[max(known - 1, 0) :].diff(dim=0) if axis == 0 else error[known:].diff(dim=axis)
-            step = step.abs().movedim(axis, 0)
-            first += max(known - 1, 0) if axis == 0 else 0
-            at_border = (torch.arange(len(step), device=step.device) + first + 1) % p == 0
+            since = [n if k != axis else max(n - 1, 0) for k, n in enumerate(known)]
+            step = error[tuple(slice(n, None) for n in since)].diff(dim=axis).abs().movedim(axis, 0)
+            at_border = (torch.arange(len(step), device=step.device) + first + since[axis] + 1) % p == 0
             self.border.add(step[at_border])
             self.inside.add(step[~at_border])
 

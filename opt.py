@@ -40,8 +40,10 @@ MOST = {
     "b_chunks": 2**24,
     "n_scales": 64,
 }
+LEAST_MEMORY = 2**26
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
-FREE_ON_RESUME = ("resume", "max_time", "log_image", "quiet", "plan", "devices")
+FREE_ON_RESUME = ("resume", "max_time", "memory", "log_image", "quiet", "plan", "devices")
 
 
 def option(default: Any, text: str, *aliases: str, **argument: Any) -> Any:
@@ -139,6 +141,12 @@ class Options:
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
     pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
     b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
+    memory: int | None = option(
+        None,
+        "bytes of host and of GPU memory that the run may take beside its imports, as 1GiB or 800MB "
+        "(default: half of the free host memory, most of the free GPU memory)",
+        metavar="SIZE",
+    )
     engine: str = option(
         "auto", "fused: GPU kernels; reference: plain torch; auto: fused where it can run", choices=ENGINES
     )
@@ -190,6 +198,8 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if "max_time" in given:
         given["max_time"] = _seconds(given["max_time"])
+    if "memory" in given:
+        given["memory"] = _bytes(given["memory"])
     options = Options(**preset_values(given), **given)
     check(options)
     return options, frozenset(given)
@@ -219,6 +229,9 @@ def check(o: Options) -> None:
             f"has {len(value or ())} numbers: give one, or {words}",
         )
     _refuse(o.b_chunks < 2, "b_chunks", f"must be at least 2, not {o.b_chunks}")
+    _refuse(
+        o.memory is not None and o.memory < LEAST_MEMORY, "memory", f"must be at least 64 MiB, not {o.memory} bytes"
+    )
     _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
     _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
     _refuse(not 0 < o.beta2 < 1, "beta2", f"must be between 0 and 1, not {o.beta2}")
@@ -338,6 +351,12 @@ def _seconds(text: str) -> float:
         f"{text!r} is no time: give seconds, or H:M:S",
     )
     return sum(value * 60**power for power, value in enumerate(reversed(values)))
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    _refuse(not match, "memory", f"{text[:40]!r} is no size: give one as 1GiB or 800MB")
+    return int(float(match[1]) * UNITS[match[2] or ""])
 
 
 def _words(values: tuple[int, ...] | None) -> str:

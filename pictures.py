@@ -13,10 +13,9 @@ from datasets.grid import Box
 from datasets.source import Source
 from models.pyramid import Pyramid
 
-# Longer side of a picture in pixels at most, and at least where cells have to be enlarged; cells decoded at once.
+# Longer side of a picture in pixels at most, and at least where cells have to be enlarged.
 SIDE = 1024
 SMALL_SIDE = 512
-STRIP_CELLS = 2**23
 # Of blocks, by level from the finest, RGB; they begin anew where a pyramid has more.
 LEVEL_COLOURS = ((255, 183, 77), (240, 98, 146), (149, 117, 255), (79, 195, 247), (77, 208, 160), (220, 231, 117))
 # Longer side of the picture of all scales: blocks of 32 in an image of 8192 have 8 pixels there.
@@ -24,7 +23,9 @@ SCALES_SIDE = 2048
 TINT = 0.3
 
 
-def level_pictures(pyramid: Pyramid, source: Source, level: int, side: int = SIDE) -> dict[str, np.ndarray]:
+def level_pictures(
+    pyramid: Pyramid, source: Source, level: int, side: int = SIDE, strip_cells: int = 2**22
+) -> dict[str, np.ndarray]:
     """Pictures of a level, uint8 RGB [h, w, 3]: reconstruction beside or above truth, residual, active blocks.
 
     Of a volume it is the middle slice. The residual is truth minus reconstruction, grey where it is zero and scaled so
@@ -32,8 +33,8 @@ def level_pictures(pyramid: Pyramid, source: Source, level: int, side: int = SID
     """
     slice_ = _middle(pyramid, level)
     mode = source.signal.mode
-    found = _shrink(lambda box: pyramid.decode(box, level), slice_, side)
-    truth = _shrink(lambda box: source.read(box, level), slice_, side)
+    found = _shrink(lambda box: pyramid.decode(box, level), slice_, side, strip_cells)
+    truth = _shrink(lambda box: source.read(box, level), slice_, side, strip_cells)
     enlarge = max(1, min(side, SMALL_SIDE) // max(found.shape[:2]))
     found, truth = (cells.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1) for cells in (found, truth))
     # Wide ones above each other, so that they are large in the square cards of TensorBoard.
@@ -175,15 +176,16 @@ def _middle(pyramid: Pyramid, level: int) -> Box:
     return Box((z, *box.start[1:]), (z + 1, *box.stop[1:]))
 
 
-def _shrink(read: Callable[[Box], Tensor], slice_: Box, side: int) -> Tensor:
+def _shrink(read: Callable[[Box], Tensor], slice_: Box, side: int, strip_cells: int = 2**22) -> Tensor:
     """A slice, [h, w, c], averaged down by a whole factor until no side is longer than `side`.
 
     Args:
         read: gives a box of the level, [*box, c].
+        strip_cells: cells read at once.
     """
     height, width = slice_.shape[-2:]
     factor = -(-max(height, width) // side)
-    rows = max(1, STRIP_CELLS // (width * factor)) * factor
+    rows = max(1, strip_cells // (width * factor)) * factor
     strips = []
     for top in range(0, height, rows):
         box = Box((*slice_.start[:-2], top, 0), (*slice_.stop[:-2], min(top + rows, height), width))

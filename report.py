@@ -16,35 +16,44 @@ from models.pyramid import Pyramid
 from ranks import Ranks
 from utils import UserError
 
-# Cells measured at once: the windows of SSIM take some fifteen times the memory of a strip.
-STRIP_CELLS = 2**20
+# Cells of an image measured at once: the windows of SSIM take some fifteen times the memory of a strip.
+SSIM_STRIP_CELLS = 2**20
+SSIM_VALUE_BYTES = 60
 
 
 @torch.no_grad()
-def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None) -> dict[str, float]:
+def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_cells: int = 2**22) -> dict[str, float]:
     """PSNR of all cells and of the worst block, SSIM of images, IoU of occupancies, and the seam measure.
 
     Of the finest level, with peak 1. What a sum over nothing gives, as the SSIM of an image smaller than its window,
     is not a number. Several processes share the strips, and all of them must call this.
+
+    Args:
+        strip_cells: cells that may be measured at once.
     """
     ranks = ranks or Ranks()
     squares, mean, similarity, overlap = Mean(), Mean(), Mean(), Overlap()
     seams, worst = Seams(pyramid.grid.patch), 0.0
     occupancy = source.signal.mode == "occupancy"
-    for region in ranks.share(list(pyramid.strips(most_cells=STRIP_CELLS))):
-        # Windows and steps that reach back into the strip before need its last cells.
-        halo = min(region.start[0], SSIM_WINDOW - 1)
-        wide = Box((region.start[0] - halo, *region.start[1:]), region.stop)
+    # Windows and steps that reach back into the strips before need their last cells.
+    reach = SSIM_WINDOW - 1 if pyramid.grid.ndim == 2 else 1
+    most = min(strip_cells, SSIM_STRIP_CELLS) if pyramid.grid.ndim == 2 else strip_cells
+    grid = pyramid.grid
+    regions = ranks.share([grid.clip(grid.cells_of(blocks), 0) for blocks in grid.boxes(0, most)])
+    wider = [Box(tuple(max(0, a - reach) for a in region.start), region.stop) for region in regions]
+    for n, (region, wide) in enumerate(zip(regions, wider, strict=True)):
+        source.expect(wider[n : n + 2], 0)
         found, truth = pyramid.decode(wide), source.read(wide, 0)
         error = found - truth
-        squares.add(error[halo:].square())
-        mean.add(truth[halo:])
-        worst = max(worst, _block_mse(pyramid, error[halo:], region).max().item())
-        seams.add(error, wide.start, halo)
+        inner = wide.crop(error, region)
+        squares.add(inner.square())
+        mean.add(wide.crop(truth, region))
+        worst = max(worst, _block_mse(pyramid, inner, region).max().item())
+        seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
         if pyramid.grid.ndim == 2:
             similarity.add(ssim_map(found, truth))
         if occupancy:
-            overlap.add(found[halo:] > 0.5, truth[halo:] > 0.5)
+            overlap.add(wide.crop(found, region) > 0.5, wide.crop(truth, region) > 0.5)
     met = ranks.gather((squares, mean, similarity, overlap, seams, worst))
     *sums, worsts = zip(*met, strict=True)
     squares, mean, similarity, overlap, seams = (functools.reduce(operator.add, parts) for parts in sums)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import launch
@@ -23,9 +22,10 @@ import opt
 import plan
 import ranks
 import utils
-from datasets import open_source
+from datasets import Place, open_source
 from datasets.grid import Grid
 from datasets.source import Source
+from memory import Limits, memory_of
 from metrics import psnr
 from models import model_file
 from models.encoding import Encoding
@@ -103,17 +103,23 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             facts = _read_progress(store, model_path)
             options = _resumed(options, given, opt.from_json(facts["options"]))
 
-        source = open_source(options.task, options.path, options.input_size, device)
+        memory = memory_of(options.memory, device, ranks.on_this_machine())
+        place = Place(device, memory, _nearest(model_path))
+        source = open_source(options.task, options.path, options.input_size, place)
         options = opt.settle(options, source.shape)
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
+        limits = memory.limits(source.signal.channels, grid.block_cells, network.row_size, options.b_chunks)
+        # What has been put in files stays there.
+        limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))
+        recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
         engine, fallback = choose_engine(options.engine, network, device, options.optimizer, options.beta2)
         if fallback and group.first:
             print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
         if options.plan:
             if group.first:
-                print(plan.describe(source, grid, encoding, recipe, engine, options.devices))
+                print(plan.describe(source, grid, encoding, recipe, engine, limits, options.devices))
             return {}
 
         # Lightning takes seconds to import: what is wrong with options or files is said before.
@@ -131,11 +137,15 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
         if group.first and not facts:
             _start_over(store, model_path, logs)
+    # All cut strips and chunks alike, as the one does that has the least memory.
+    limits = Limits(*map(min, zip(*group.gather(dataclasses.astuple(limits)), strict=True)))
+    recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
+    run_facts["limits"] = {"row_bytes": limits.row_bytes}
 
     callbacks = [
         Figures(),
         *([] if options.quiet else [Progress()]),
-        *([Pictures(source)] if options.log_image else []),
+        *([Pictures(source, limits.strip_cells)] if options.log_image else []),
     ]
     with _calm_lightning():
         # A Trainer for this process's own device, that knows of no others: one that does exchanges a word with them at
@@ -148,7 +158,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         )  # fmt: skip
         with group.together():
             pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
-            miner = Miner(source, pyramid, recipe, engine, store, run_facts, options.max_time, group)
+            miner = Miner(source, pyramid, recipe, engine, store, run_facts, limits, options.max_time, group)
             if facts:
                 miner.resume(facts, device)
             elif group.first:
@@ -166,7 +176,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             model_file.save(model_path, pyramid, utils.jsonable(about))
     save_seconds = miner.seconds - fit_seconds
 
-    result = _figures(model_path, source, options, group) | {
+    result = _figures(model_path, source, options, limits, group) | {
         "fit_s": fit_seconds,
         "save_s": save_seconds,
         "wall_s": utils.process_seconds(),
@@ -190,13 +200,13 @@ def _recipe(o: Options) -> Recipe:
     return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", **same)
 
 
-def _figures(path: Path, source: Source, options: Options, group: ranks.Ranks) -> dict[str, Any]:
+def _figures(path: Path, source: Source, options: Options, limits: Limits, group: ranks.Ranks) -> dict[str, Any]:
     """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took."""
-    pyramid, about = model_file.load(path, source.device, options.engine)
-    model_bytes, raw_bytes = path.stat().st_size, source.cells.numel() * np.dtype(source.signal.dtype).itemsize
-    source_bytes = Path(options.path).stat().st_size if options.path else None
+    model_bytes = path.stat().st_size
+    source_bytes = sum(file.stat().st_size for file in _files(options.path)) if options.path else None
+    pyramid, about = model_file.load(path, source.device, options.engine, lazy=model_bytes > limits.row_bytes)
     cell = "pixel" if options.task == "image" else "voxel"
-    measured = quality(pyramid, source, group)
+    measured = quality(pyramid, source, group, limits.strip_cells)
     if options.task == "mesh" and group.first:
         measured |= shape_distance(pyramid, about)
     peaks = zip(*group.gather((utils.peak_host_bytes(), utils.peak_device_bytes(source.device))), strict=True)
@@ -206,7 +216,7 @@ def _figures(path: Path, source: Source, options: Options, group: ranks.Ranks) -
         "n_params": pyramid.n_params,
         "model_bytes": model_bytes,
         f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
-        "ratio_to_raw": model_bytes / raw_bytes,
+        "ratio_to_raw": model_bytes / source.raw_bytes,
         "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
         "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
         "levels": about["levels"],
@@ -282,11 +292,26 @@ def _start_over(store: Store, model_path: Path, logs: Path) -> None:
 
 
 def _fingerprint(path: str | None) -> dict[str, Any] | None:
-    """What tells a changed source file apart: its size and the SHA-256 of its first megabyte."""
+    """What tells a changed source apart: its size and the SHA-256 of its first megabyte; of a folder, of its list."""
     if path is None:
         return None
-    with open(path, "rb") as file:
-        return {"bytes": Path(path).stat().st_size, "sha256": hashlib.sha256(file.read(2**20)).hexdigest()}
+    sizes = {str(file.relative_to(path)): file.stat().st_size for file in _files(path)}
+    if Path(path).is_dir():
+        first = json.dumps(sizes).encode()
+    else:
+        with open(path, "rb") as file:
+            first = file.read(2**20)
+    return {"bytes": sum(sizes.values()), "sha256": hashlib.sha256(first).hexdigest()}
+
+
+def _files(path: str) -> list[Path]:
+    """A source's file, or all files of a folder."""
+    return sorted(file for file in Path(path).rglob("*") if file.is_file()) if Path(path).is_dir() else [Path(path)]
+
+
+def _nearest(path: Path) -> Path:
+    """The innermost folder around a path that is there."""
+    return next(folder for folder in path.parents if folder.is_dir())
 
 
 def _to_go_on(exp_name: str, devices: int = 1) -> str:

@@ -154,6 +154,12 @@ def peak_host_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def host_bytes() -> int:
+    """The resident size of this process now, in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def forget_peaks(device: torch.device) -> None:
     """Let `peak_device_bytes` begin anew."""
     if device.type == "cuda" and torch.cuda.is_initialized():

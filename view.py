@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from datasets import open_source
+from datasets import Place, open_source
 from datasets.source import Signal, Source
 from models import model_file
 from models.pyramid import Pyramid
@@ -53,11 +53,12 @@ def _open_truth(path: str, pyramid: Pyramid, about: dict[str, Any]) -> Source:
         if path == RECORDED or not (isinstance(path, str) or (path is None and task == "image")):
             raise UserError("--source: the model does not name its source: give the file")
     shape = pyramid.grid.shape
-    source = open_source(task, path, shape[::-1] if path is None else None, pyramid.inputs.device)
+    place = Place(pyramid.inputs.device)
+    source = open_source(task, path, shape[::-1] if path is None else None, place)
     if task == "image" and source.shape != shape:
         found, wanted = (" x ".join(map(str, size[::-1])) for size in (source.shape, shape))
         print(f"note: {path} is {found}; it is compared at the model's {wanted}", file=sys.stderr)
-        source = open_source(task, path, shape[::-1], pyramid.inputs.device)
+        source = open_source(task, path, shape[::-1], place)
     if source.shape != shape or source.signal != signal:
         found, wanted = (_words(*pair) for pair in ((source.shape, source.signal), (shape, signal)))
         raise UserError(f"--source {path}: is {found}, but the model was fitted to {wanted}: give that file")

@@ -112,9 +112,26 @@ class Grid:
         """
         blocks = self.blocks_touching(region or self.level_box(level))
         row = math.prod(blocks.shape[1:]) * self.block_cells
+        yield from self._cut(blocks, 0, max(most_cells, row))
+
+    def boxes(self, level: int, most_cells: int) -> Iterator[Box]:
+        """Cut a level into boxes of blocks whose numbers are consecutive, in raster order.
+
+        They are `strips`; where a row has more than `most_cells` cells it is cut along the next axis, and so on, down
+        to single blocks.
+        """
+        yield from self._cut(self.blocks_touching(self.level_box(level)), 0, most_cells)
+
+    def _cut(self, blocks: Box, axis: int, most_cells: int) -> Iterator[Box]:
+        row = math.prod(blocks.shape[axis + 1 :]) * self.block_cells
         rows = max(1, most_cells // max(row, 1))
-        for a in range(blocks.start[0], blocks.stop[0], rows):
-            yield Box((a, *blocks.start[1:]), (min(a + rows, blocks.stop[0]), *blocks.stop[1:]))
+        for a in range(blocks.start[axis], blocks.stop[axis], rows):
+            b = min(a + rows, blocks.stop[axis])
+            part = blocks.map(lambda low, high, k, a=a, b=b: (a, b) if k == axis else (low, high), range(self.ndim))
+            if row > most_cells and axis < self.ndim - 1:
+                yield from self._cut(part, axis + 1, most_cells)
+            else:
+                yield part
 
     def split(self, cells: Tensor, blocks: Box) -> Tensor:
         """Cut the real cells of a box of blocks, [*space, c], into [n, c, p]; padding is zero."""
@@ -122,7 +139,8 @@ class Grid:
         if any(missing):
             cells = F.pad(cells, (0, 0, *(n for m in reversed(missing) for n in (0, m))))
         sizes = dict(zip(("z", "y", "x")[-self.ndim :], blocks.shape, strict=True))
-        return rearrange(cells, SPLIT[self.ndim], **sizes)
+        # Of a single block it would be a view, whose sums over cells torch rounds otherwise.
+        return rearrange(cells, SPLIT[self.ndim], **sizes).contiguous()
 
     def join(self, pieces: Tensor, blocks: Box) -> Tensor:
         """Put [n, c, p], all blocks of a box in raster order, together to [*space, c], padding included."""

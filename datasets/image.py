@@ -14,6 +14,8 @@ from datasets.image_format import COUNT_MODES
 from datasets.image_writer import check_cv2_size, lenient, map_rows, row_blocks
 from utils import UserError
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 
 def read_image(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     """The picture in `path` as an array [height, width, channels] in native byte order, upright, and its mode.
@@ -29,7 +31,7 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, str]:
         with lenient():
             if path.suffix.lower() == ".npy":
                 array, mode = _read_npy(path)
-            elif header[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            elif header[:4] in TIFF_STARTS:
                 array, mode = _read_tiff(path, header)
             else:
                 array, mode = _read_picture(path)
@@ -90,6 +92,33 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.clip(np.rint(array), limits.min, high).astype(dtype)
 
 
+def decoded_bytes(path: Path) -> int:
+    """About what a picture takes decoded, by its header; 0 where that cannot be read, which `read_image` words."""
+    try:
+        with lenient():
+            header = _read_header(path)
+            if header[:4] in TIFF_STARTS:
+                tags = tiff_tags(path, header)
+                bits = 24 if tags.get(262) == 3 else tags.get(277, 1) * max(8, tags.get(258, (1,))[0])
+                return tags[256] * tags[257] * bits // 8
+            with Image.open(path) as image:
+                wide = 4 if image.mode in ("P", "I", "F") else 2 if ";16" in str(image.tile[:1]) else 1
+                return image.width * image.height * len(image.getbands()) * wide
+    # Decoders report damage by any kind of exception.
+    except Exception:
+        return 0
+
+
+def tiff_tags(path: Path, header: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of the first page of a TIFF, given the first 16 bytes of the file."""
+    # Version 43 is BigTIFF, whose header is 16 bytes long.
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header if 43 in header[2:4] else header[:8])
+    with open(path, "rb") as file:
+        file.seek(tags.next)
+        tags.load(file)
+    return tags
+
+
 def _read_header(path: Path) -> bytes:
     try:
         if path.is_dir():
@@ -125,11 +154,7 @@ def _read_npy(path: Path) -> tuple[np.ndarray, str]:
 
 
 def _read_tiff(path: Path, header: bytes) -> tuple[np.ndarray, str]:
-    # Version 43 is BigTIFF, whose header is 16 bytes long.
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header if 43 in header[2:4] else header[:8])
-    with open(path, "rb") as file:
-        file.seek(tags.next)
-        tags.load(file)
+    tags = tiff_tags(path, header)
     ends = np.add(tags.get(273, tags.get(324)), tags.get(279, tags.get(325, 0)))
     # OpenCV fills what is missing of a truncated file with zeros and says nothing.
     if np.max(ends) > path.stat().st_size:

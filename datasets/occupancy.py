@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.file_array import FileArray
+from datasets.grid import Box
 from utils import UserError, atomic_write
 
 _MAGIC = b"OCCUGRID"
@@ -37,7 +39,7 @@ Index = tuple[int, int, int]
 
 
 class OccupancyGrid:
-    """A read-only occupancy grid on disk, memory-mapped.
+    """A read-only occupancy grid on disk, of which only what is asked for is read.
 
     Attributes: `shape` (z, y, x); `bounds` (lo, hi), the outer faces of the grid as xyz in the units of the source
     mesh; `cell`, the size of a cell as xyz; `source`, the path of the mesh or None. A plain array has cells of
@@ -57,14 +59,16 @@ class OccupancyGrid:
         if self._packed:
             header, first = _read_header(self.path, array)
             self.shape, self.bounds, self.source = header
-            self._cells = array[first:].reshape(*self.shape[:2], -1)
+            stored, first = (*self.shape[:2], -(-self.shape[2] // 8)), array.offset + first
         else:
             if array.ndim != 3 or array.size == 0:
                 raise UserError(f"{self.path}: an occupancy grid has three axes (z, y, x), this array is {array.shape}")
-            self._cells = array
             self.shape = array.shape
+            stored, first = self.shape, array.offset
             self.bounds = ((0.0, 0.0, 0.0), tuple(float(n) for n in reversed(self.shape)))
             self.source = None
+        fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+        self._cells = FileArray(os.open(self.path, os.O_RDONLY), stored, array.dtype, first, str(self.path), fortran)
 
     @property
     def cell(self) -> tuple[float, float, float]:
@@ -79,9 +83,9 @@ class OccupancyGrid:
             raise ValueError(f"region {start}..{stop} does not lie in {self.shape}")
         (z0, y0, x0), (z1, y1, x1) = start, stop
         if not self._packed:
-            return np.asarray(self._cells[z0:z1, y0:y1, x0:x1]) != 0
+            return self._cells.read(Box(start, stop)) != 0
         # Whole bytes around the columns asked for, then the bits in front are cut off.
-        rows = np.asarray(self._cells[z0:z1, y0:y1, x0 // 8 : -(-x1 // 8)])
+        rows = self._cells.read(Box((z0, y0, x0 // 8), (z1, y1, -(-x1 // 8))))
         if x0 == x1 or rows.size == 0:
             return np.zeros((z1 - z0, y1 - y0, x1 - x0), bool)
         return np.unpackbits(rows, axis=2)[:, :, x0 % 8 : x0 % 8 + x1 - x0].view(bool)

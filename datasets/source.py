@@ -1,5 +1,7 @@
 """Where cells come from: a source has a shape and reads any region of any level, as values in [0, 1]."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +36,22 @@ class Signal:
     @classmethod
     def of(cls, array: np.ndarray, mode: str) -> "Signal":
         """The signal of an array [*space, c]."""
-        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-            raise UserError(f"numbers of type {array.dtype} are wider than this reads: save them as float64")
-        if array.dtype.kind == "b":
+        return cls.of_parts([array], array.dtype, array.shape[-1], mode)
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[np.ndarray], dtype: np.dtype, channels: int, mode: str) -> "Signal":
+        """The signal of an array that comes in parts; they are looked at only if the range of the data counts."""
+        if dtype.kind == "f" and dtype.itemsize > 8:
+            raise UserError(f"numbers of type {dtype} are wider than this reads: save them as float64")
+        if dtype.kind == "b":
             low, high = 0.0, 1.0
-        elif array.dtype.kind == "u":
-            low, high = 0.0, float(np.iinfo(array.dtype).max)
+        elif dtype.kind == "u":
+            low, high = 0.0, float(np.iinfo(dtype).max)
         else:
-            low, high = float(array.min()), float(array.max())
-        return cls(array.dtype.name, array.shape[-1], low, high, mode)
+            low, high = math.inf, -math.inf
+            for part in parts:
+                low, high = min(low, float(part.min())), max(high, float(part.max()))
+        return cls(dtype.name, channels, low, high, mode)
 
     @property
     def half(self) -> float:
@@ -72,27 +81,54 @@ class Signal:
 
 
 class Source:
-    """An array in memory, read as float32 in [0, 1] on a device. Coarser levels are made once and kept.
+    """A signal that can be read by region.
 
     Args:
-        array: [*space, c] of any real dtype.
-        signal: what its numbers mean.
-        device: where `read` puts its result; the array is held there too.
+        shape: cells of level 0 along each axis, slow to fast.
+        signal: what the numbers mean.
+        device: where `read` puts its result.
         about: JSON-able facts of the source that travel with a model of it, as the bounds of a grid.
     """
 
     def __init__(
-        self, array: np.ndarray, signal: Signal, device: torch.device | str = "cpu", about: dict[str, Any] | None = None
+        self, shape: tuple[int, ...], signal: Signal, device: torch.device | str, about: dict[str, Any] | None = None
     ):
-        self.signal, self.about = signal, about or {}
-        self.shape = array.shape[:-1]
-        self.cells = torch.from_numpy(np.ascontiguousarray(array)).to(device)
-        self.device = self.cells.device
-        self._levels: dict[int, Tensor] = {}
+        self.shape, self.signal, self.device, self.about = tuple(shape), signal, torch.device(device), about or {}
+
+    @property
+    def raw_bytes(self) -> int:
+        """What level 0 takes in its own dtype."""
+        return math.prod(self.shape) * self.signal.channels * np.dtype(self.signal.dtype).itemsize
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held on the device once all levels are made."""
+        raise NotImplementedError
 
     def read(self, region: Box, level: int) -> Tensor:
         """The cells of a region of a level, [*region, c] float32 in [0, 1]: 2x means of the level below it."""
-        whole = Grid(self.shape, (1,) * len(self.shape), level + 1).level_box(level)
+        raise NotImplementedError
+
+    def expect(self, regions: Iterable[Box], level: int) -> None:
+        """Say which regions are read next, so that a source that takes time for it may begin."""
+
+
+class ArraySource(Source):
+    """An array [*space, c] of any real dtype, held on the device. Coarser levels are made once and kept."""
+
+    def __init__(
+        self, array: np.ndarray, signal: Signal, device: torch.device | str = "cpu", about: dict[str, Any] | None = None
+    ):
+        self.cells = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        super().__init__(array.shape[:-1], signal, self.cells.device, about)
+        self._levels: dict[int, Tensor] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        return self.raw_bytes + levels_bytes(self.shape, self.signal.channels)
+
+    def read(self, region: Box, level: int) -> Tensor:
+        whole = points(self.shape, level).level_box(level)
         if level == 0:
             return self.signal.normalise(whole.crop(self.cells, region))
         if level not in self._levels:
@@ -100,9 +136,19 @@ class Source:
         return whole.crop(self._levels[level], region)
 
     def _make(self, level: int) -> Tensor:
-        grid = Grid(self.shape, (1,) * len(self.shape), level + 1)
+        grid = points(self.shape, level)
         whole = grid.level_box(level)
         made = torch.empty(*whole.stop, self.signal.channels, device=self.cells.device)
-        for strip in grid.strips(level, STRIP_CELLS >> len(self.shape)):
-            made[strip.start[0] : strip.stop[0]] = down(self.read(child(strip, grid, level), level - 1))
+        for strip in grid.boxes(level, STRIP_CELLS >> len(self.shape)):
+            whole.crop(made, strip)[...] = down(self.read(child(strip, grid, level), level - 1))
         return made
+
+
+def points(shape: tuple[int, ...], level: int) -> Grid:
+    """The levels of a signal up to `level`, with blocks of one cell."""
+    return Grid(tuple(shape), (1,) * len(shape), level + 1)
+
+
+def levels_bytes(shape: tuple[int, ...], channels: int) -> int:
+    """About what all coarser levels of a signal take in float32."""
+    return 4 * channels * math.prod(shape) // (2 ** len(shape) - 1)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.chunk_rows import ChunkRows
 from models.network import Network
 from models.precision import PackedRows, rounded
 from models.rows import FileRows
@@ -15,7 +16,8 @@ class BlockMLP(nn.Module):
         network: the shape of each.
         blocks: int64 [n], the numbers of the active blocks in rising order.
         amplitude: [n], the scale of a sin output.
-        rows: [n, row], the parameters: a tensor, which alone can be trained, or rows that stay in a file.
+        rows: [n, row], the parameters: a tensor, or rows of which those of a chunk are held, which both can be
+            trained; or rows that stay in a file.
         dtype: how a file will hold the rows (models.precision). A tensor of them is rounded to that already.
     """
 
@@ -24,7 +26,7 @@ class BlockMLP(nn.Module):
         network: Network,
         blocks: Tensor,
         amplitude: Tensor,
-        rows: Tensor | FileRows | PackedRows,
+        rows: Tensor | ChunkRows | FileRows | PackedRows,
         dtype: str = "float32",
     ):
         super().__init__()

@@ -8,12 +8,14 @@ from torch import Tensor
 from datasets.residual import LevelTargets
 from metrics import psnr
 from models.block_mlp import BlockMLP
+from models.chunk_rows import ChunkRows
 from models.engine import Blocks, Round
 from models.engine.closed_form import solve_output
 from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.inheritance import Inheritance
 from models.network import COLOUR, Network
 from models.precision import rounded
+from models.rows import FileRows
 from models.training_copy import TrainingCopy
 from ranks import Ranks
 
@@ -125,6 +127,8 @@ class LevelFit:
         engine: what trains the blocks.
         ranks: the processes that share the level.
         inheritance: where networks begin with those of the coarser level.
+        row_bytes: the most bytes of rows that are held; where there are more, only those of a chunk are, and who runs
+            the level writes them to a file when the chunk is done (`finished_rows`, `finish`).
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class LevelFit:
         engine,
         ranks: Ranks | None = None,
         inheritance: Inheritance | None = None,
+        row_bytes: int = 2**62,
     ):
         self.targets, self.recipe, self.inputs, self.engine = targets, recipe, inputs, engine
         self.ranks, self.inheritance = ranks or Ranks(), inheritance
@@ -147,7 +152,9 @@ class LevelFit:
         active = (self.energy > recipe.loss_thr * share).nonzero()[:, 0]
         coarsest = self.level == self.grid.n_levels - 1
         self.network = level_network(recipe, len(inputs), targets.source.signal.channels, coarsest)
-        rows = self.energy.new_zeros(len(active), self.network.row_size)
+        size = self.network.row_size
+        self.holds_rows = len(active) * size * 4 <= row_bytes
+        rows = self.energy.new_zeros(len(active), size) if self.holds_rows else ChunkRows(size, self.energy.device)
         self.target = BlockMLP(self.network, active, amplitude[active], rows, recipe.save_dtype)
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
@@ -191,6 +198,7 @@ class LevelFit:
 
     def start(self, chunk: range) -> TrainingCopy:
         """The networks that a chunk begins with: fresh ones, or heirs."""
+        self._begin(chunk)
         index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
         recipe, blocks = self.recipe, self.target.blocks[index]
         rows = self.network.initial_rows(recipe.seed, self.level, blocks, recipe.a, recipe.output_start)
@@ -206,6 +214,10 @@ class LevelFit:
         ids = self.target.blocks[index]
         kind = self.grid.kind_of(ids, self.level)
         return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
+
+    def expect(self, chunk: range) -> None:
+        """Let the source begin to read what a chunk that is started next will be shown."""
+        self.targets.expect(self.target.blocks[chunk.start : chunk.stop])
 
     def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
         """Train a copy for a round of epochs: the copy after it, and the error of each of its blocks [n].
@@ -231,27 +243,46 @@ class LevelFit:
         return {"rows": self.target.rows[here].clone(), "errors": self.errors[self.target.blocks[here]]}
 
     def restore(self, chunk: range, state: dict[str, Tensor]) -> None:
+        """Take up what `state` gave; without rows if they are in a file."""
         here = slice(chunk.start, chunk.stop)
-        self.target.rows[here] = state["rows"]
         self.errors[self.target.blocks[here]] = state["errors"]
+        if "rows" in state:
+            self._begin(chunk)
+            self.target.rows[here] = state["rows"]
 
     def exchange(self, trained: list[tuple[int, range]]) -> None:
         """Give all processes what each has trained: the owners of chunks, the same list in every process."""
         errors = self.errors[self.target.blocks]
-        tensors = (self.target.rows, errors)
+        tensors = (self.target.rows, errors) if self.holds_rows else (errors,)
         self.ranks.exchange([(owner, values[c.start : c.stop]) for owner, c in trained for values in tensors])
         self.errors[self.target.blocks] = errors
 
-    def finish(self) -> tuple[BlockMLP, LevelReport]:
-        """The finished level. A network that is worse than none, as where a run was stopped early, is left out."""
-        n = len(self.energy)
-        errors = self.errors[self.target.blocks]
-        better = errors < self.energy[self.target.blocks]
+    def finished_rows(self, chunk: range) -> Tensor:
+        """The rows of a chunk that the finished level keeps, [m, row]."""
+        index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
+        return self.target.rows[index[self._better(index)]]
+
+    def finish(self, rows: FileRows | None = None) -> tuple[BlockMLP, LevelReport]:
+        """The finished level. A network that is worse than none, as where a run was stopped early, is left out.
+
+        Args:
+            rows: where those of all chunks are if they are not held.
+        """
+        n, target = len(self.energy), self.target
+        errors = self.errors[target.blocks]
+        keep = self._better(torch.arange(len(target), device=errors.device)).nonzero()[:, 0]
         self.errors = torch.fmin(self.errors, self.energy)
-        keep = better.nonzero()[:, 0]
         converged = int((errors[keep] < self.recipe.loss_thr).sum())
-        target = self.target
-        if len(keep) < len(target):
-            rows, amplitude = target.take(keep)
-            target = BlockMLP(self.network, target.blocks[keep], amplitude, rows.detach(), target.dtype)
+        if len(keep) < len(target) or not self.holds_rows:
+            rows = target.rows[keep].detach() if self.holds_rows else rows
+            target = BlockMLP(self.network, target.blocks[keep], target.amplitude[keep], rows, target.dtype)
         return target, LevelReport(self.level, n, len(keep), converged, self.mse)
+
+    def _better(self, index: Tensor) -> Tensor:
+        """Whether the networks at `index` are better than none, bool like it."""
+        blocks = self.target.blocks[index]
+        return self.errors[blocks] < self.energy[blocks]
+
+    def _begin(self, chunk: range) -> None:
+        if not self.holds_rows:
+            self.target.rows.begin(chunk)

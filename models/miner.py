@@ -16,12 +16,14 @@ import torch
 
 from datasets.residual import LevelTargets
 from datasets.source import Source
+from memory import Limits
 from models.block_mlp import BlockMLP
 from models.engine.contract import cosine_lr
 from models.inheritance import Inheritance
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
 from models.pyramid import Pyramid
+from models.rows import FileRows
 from models.store import Store
 from models.training_copy import TrainingCopy
 from ranks import Ranks
@@ -81,6 +83,7 @@ class Miner(pl.LightningModule):
         engine: what trains the blocks (models.engine).
         store: where progress is kept; what it holds already is gone on from.
         facts: JSON-able facts that every commit of the store carries along.
+        limits: what is held at once.
         max_time: seconds after which no further round begins, or None.
         ranks: the processes that share the run; all need the same of the above, but each a store of its own.
     """
@@ -93,13 +96,15 @@ class Miner(pl.LightningModule):
         engine,
         store: Store,
         facts: dict[str, Any],
+        limits: Limits,
         max_time: float | None = None,
         ranks: Ranks | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.source, self.pyramid, self.recipe, self.engine = source, pyramid, recipe, engine
-        self.store, self.facts, self.max_time, self.ranks = store, facts, max_time, ranks or Ranks()
+        self.store, self.facts, self.limits = store, facts, limits
+        self.max_time, self.ranks = max_time, ranks or Ranks()
         self.reports: list[LevelReport] = []
         self.wave: Wave | None = None
         self.stopped_early = False
@@ -148,8 +153,10 @@ class Miner(pl.LightningModule):
     def _level(self, level: int) -> Iterator[Wave]:
         grid = self.pyramid.grid
         prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
-        targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual)
-        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, self._inheritance(level))
+        sizes = self.limits.strip_cells, self.limits.kept_values
+        targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual, *sizes)
+        heirs, row_bytes = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
+        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, row_bytes)
         pieces = self._stored(level)
         chunks, mine = fit.chunks(list(pieces)), []
         while (number := self.ranks.take(f"chunks_{level}")) < len(chunks):
@@ -157,21 +164,28 @@ class Miner(pl.LightningModule):
             epoch, piece = pieces.get(chunk, (0, None))
             mine.append(number)
             if epoch == fit.epochs:
-                fit.restore(chunk, self.store.piece(piece, self.device)["target"])
+                self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
             elif not self._out_of_time():
                 self._point = self._start(fit, chunk, epoch, piece)
                 yield from self._rounds(chunks, number)
+        files = self.store.tables(f"rows_{level}_", fit.network.row_size)
+        if files and self.ranks.count > 1:
+            # The journal of the first is to name files that those of their owners name.
+            self.commit()
         # Before anyone closes the level all must know whether it is whole.
-        met = self.ranks.gather((mine, self._out_of_time()))
-        if any(late for _, late in met):
+        met = self.ranks.gather((mine, self._out_of_time(), files))
+        if any(late for _, late, _ in met):
             self._stop_early()
-        fit.exchange([(owner, chunks[number]) for owner, (numbers, _) in enumerate(met) for number in numbers])
-        networks, report = fit.finish()
+        fit.exchange([(owner, chunks[number]) for owner, (numbers, _, _) in enumerate(met) for number in numbers])
+        files = {name: segment for *_, theirs in met for name, segment in theirs.items()}
+        names = sorted(files, key=_first_row)
+        rows = None if fit.holds_rows else FileRows([files[name] for name in names], fit.network.row_size)
+        networks, report = fit.finish(rows)
         self.pyramid.add(level, networks)
         self.reports.append(report)
         if self.ranks.first:
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
-            self.store.keep(f"level_{level}", _level_state(networks, report))
+            self.store.keep(f"level_{level}", _level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
 
     def _inheritance(self, level: int) -> Inheritance | None:
@@ -183,6 +197,8 @@ class Miner(pl.LightningModule):
     def _rounds(self, chunks: list[range], number: int) -> Iterator[Wave]:
         """Train the chunk of `_point` through all its rounds."""
         fit, chunk = self._point.fit, chunks[number]
+        if self.ranks.count == 1 and chunks[number + 1 :]:
+            fit.expect(chunks[number + 1])
         later = sum(map(len, chunks[number + 1 :]))
         while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()
@@ -201,10 +217,21 @@ class Miner(pl.LightningModule):
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.commit()
             yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(self._point, later))
+        state = fit.state(chunk)
+        if not fit.holds_rows:
+            self.store.write(_rows_name(fit, chunk), fit.finished_rows(chunk))
+            del state["rows"]
         if not self.stopped_early:
             self.store.drop(_name(point))
-            self.store.keep(_name(point, fit.epochs), {"target": fit.state(chunk)})
+            self.store.keep(_name(point, fit.epochs), {"target": state})
         self._point = None
+
+    def _restore(self, fit: LevelFit, chunk: range, state: dict[str, Any]) -> None:
+        """Take up a chunk that an earlier session has finished."""
+        fit.restore(chunk, state)
+        if not fit.holds_rows and "rows" in state:
+            # That session ended between the last round and the writing of the rows.
+            self.store.write(_rows_name(fit, chunk), fit.finished_rows(chunk))
 
     def _stored(self, level: int) -> dict[range, tuple[int, str]]:
         """The chunks of a level that an earlier session has begun: the epoch they have reached, and their piece."""
@@ -276,7 +303,12 @@ class Miner(pl.LightningModule):
             stored = self.store.piece(f"level_{level}", device)
             if stored:
                 network = Network(**stored["network"])
-                tensors = (stored[key] for key in ("blocks", "amplitude", "rows"))
+                if "rows" in stored:
+                    rows = stored["rows"]
+                else:
+                    files = self.store.tables(f"rows_{level}_", network.row_size)
+                    rows = FileRows([files[name] for name in stored["files"]], network.row_size)
+                tensors = stored["blocks"], stored["amplitude"], rows
                 self.pyramid.add(level, BlockMLP(network, *tensors, self.recipe.save_dtype))
                 self.reports.append(LevelReport(**stored["report"]))
 
@@ -286,11 +318,21 @@ def _name(point: Point, epoch: int | str = "") -> str:
     return f"chunk_{point.fit.level}_{point.chunk.start}_{point.chunk.stop}_{epoch}"
 
 
-def _level_state(networks: BlockMLP, report: LevelReport) -> dict[str, Any]:
+def _rows_name(fit: LevelFit, chunk: range) -> str:
+    """Of the file that holds a finished chunk's rows."""
+    return f"rows_{fit.level}_{chunk.start}_{chunk.stop}"
+
+
+def _first_row(name: str) -> int:
+    return int(name.split("_")[2])
+
+
+def _level_state(networks: BlockMLP, report: LevelReport, files: list[str]) -> dict[str, Any]:
+    rows = {"files": files} if isinstance(networks.rows, FileRows) else {"rows": networks.rows.detach()}
     return {
         "network": dataclasses.asdict(networks.network),
         "blocks": networks.blocks,
         "amplitude": networks.amplitude,
-        "rows": networks.rows.detach(),
         "report": dataclasses.asdict(report),
+        **rows,
     }

@@ -4,11 +4,13 @@ docs/format.md describes it. No code of a file is ever run, and nothing in it is
 """
 
 import dataclasses
+import functools
 import json
 import math
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
@@ -28,8 +30,10 @@ from utils import UserError, atomic_write
 FORMAT = "miner"
 VERSION = 2
 MOST_CELLS = 2**50
-# What safetensors calls the dtypes of rows.
-TYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
+# What safetensors calls the dtypes of tensors, in the order in which it lays them out.
+TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
+# Bytes of rows that are packed and written at once.
+WRITTEN_BYTES = 2**26
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
@@ -51,16 +55,41 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
         },
         "about": about,
     }
-    tensors = {}
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        _write(file, pyramid, {"miner": json.dumps(header, allow_nan=False)})
+
+
+def _write(file: BinaryIO, pyramid: Pyramid, metadata: dict[str, str]) -> None:
+    """Write the levels as a safetensors file, rows part by part, as the library would write them."""
+    layout: list[tuple[torch.dtype, str, list[int], Callable[[], Iterable[torch.Tensor]]]] = []
     for level, networks in pyramid.levels.items():
-        tensors[f"{level}.blocks"] = networks.blocks.cpu()
-        rows, amplitude = networks.take()
-        tensors[f"{level}.amplitude"] = amplitude.cpu()
-        for key, table in pack(networks.network, networks.dtype, rows.detach()).items():
-            tensors[f"{level}.{key}"] = table.cpu()
-    with atomic_write(path) as temporary:
-        # Written by Python, whose errors say what is wrong with the disk.
-        temporary.write_bytes(safetensors.torch.save(tensors, {"miner": json.dumps(header, allow_nan=False)}))
+        n = len(networks)
+        layout.append((torch.int64, f"{level}.blocks", [n], lambda networks=networks: [networks.blocks]))
+        layout.append((torch.float32, f"{level}.amplitude", [n], lambda networks=networks: [networks.amplitude]))
+        for key, (numbers, dtype) in columns(networks.network, networks.dtype).items():
+            parts = functools.partial(_packed_parts, networks, key)
+            layout.append((dtype, f"{level}.{key}", [n, numbers], parts))
+    order = list(TYPE_NAMES)
+    layout.sort(key=lambda item: (order.index(item[0]), item[1]))
+    header, end = {"__metadata__": metadata}, 0
+    for dtype, name, shape, _ in layout:
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    # Python's own writing says what is wrong with the disk.
+    file.write(struct.pack("<Q", len(text)) + text)
+    for *_, parts in layout:
+        for part in parts():
+            if part.numel():
+                file.write(memoryview(part.detach().cpu().contiguous().numpy()).cast("B"))
+
+
+def _packed_parts(networks: BlockMLP, key: str) -> Iterator[torch.Tensor]:
+    """A table of a level, [n, numbers], in parts."""
+    index = torch.arange(len(networks), device=networks.blocks.device)
+    for part in index.split(max(1, WRITTEN_BYTES // (4 * networks.network.row_size))):
+        yield pack(networks.network, networks.dtype, networks.take(part)[0])[key]
 
 
 def load(

@@ -51,6 +51,11 @@ class Pyramid(nn.Module):
         return sum(level.n_params for level in self.levels.values())
 
     @property
+    def held_row_bytes(self) -> int:
+        """What the rows in memory take."""
+        return sum(4 * level.rows.numel() for level in self.levels.values() if isinstance(level.rows, Tensor))
+
+    @property
     def bytes_read(self) -> int:
         """What was read so far of rows that stay in a file."""
         return sum(level.bytes_read for level in self.levels.values())

@@ -3,14 +3,16 @@
 The journal names the pieces it believes in, so a run killed between two writes finds the last journal and its pieces.
 """
 
-import io
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from models.rows import Segment
 from utils import UserError, atomic_write
 
 JOURNAL = "journal.json"
@@ -37,6 +39,8 @@ class Store:
         self._elsewhere: dict[str, Path] = {}
         self._commits = 0
         self._waiting: dict[str, Any] = {}
+        self._writing: dict[str, tuple[str, Future]] = {}
+        self._thread = ThreadPoolExecutor(1, "write")
 
     @property
     def journal(self) -> Path:
@@ -56,6 +60,43 @@ class Store:
         """Remember a piece, tensors and numbers in dicts and lists, under a name until the next commit writes it."""
         self._waiting[name] = piece
 
+    def write(self, name: str, rows: Tensor) -> None:
+        """Begin to write rows [n, row] of float32 under a name, for what no memory is to hold until the next commit.
+
+        It goes on while the caller works, one table at a time; the next commit, or `tables`, waits for it.
+        """
+        self._wait()
+        # Never the name of a file that the last journal believes in.
+        file, rows = f"{name}.{self._commits + 1}.rows", rows.cpu().contiguous()
+        self._writing[name] = file, self._thread.submit(self._write, file, rows)
+
+    def tables(self, prefix: str, row: int) -> dict[str, Segment]:
+        """The tables of rows [n, row] whose names start so: where they are. They stay in their files.
+
+        Raises:
+            UserError: a file is not there.
+        """
+        self._wait()
+        paths = self._elsewhere | {name: self.folder / file for name, file in self._written.items()}
+        try:
+            return {
+                name: Segment(path, 0, path.stat().st_size // (4 * row))
+                for name, path in paths.items()
+                if name.startswith(prefix)
+            }
+        except OSError as error:
+            raise UserError(f"{error.filename}: damaged ({error.strerror}): start over without --resume") from None
+
+    def _write(self, file: str, rows: Tensor) -> None:
+        with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
+            out.write(memoryview(rows.numpy()))
+
+    def _wait(self) -> None:
+        while self._writing:
+            name, (file, written) = self._writing.popitem()
+            written.result()
+            self._written[name] = file
+
     def drop(self, prefix: str) -> None:
         """Forget the pieces whose names start so; the next commit leaves them out."""
         self._waiting = {name: piece for name, piece in self._waiting.items() if not name.startswith(prefix)}
@@ -64,15 +105,17 @@ class Store:
 
     def commit(self, facts: dict[str, Any]) -> None:
         """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names."""
+        self._wait()
         self._commits += 1
         for name, piece in self._waiting.items():
             # Never the name of a file that the last journal believes in.
             file = f"{name}.{self._commits}.pt"
-            with atomic_write(self.folder / file) as temporary:
-                # Written by Python, whose errors say what is wrong with the disk.
-                packed = io.BytesIO()
-                torch.save(piece, packed)
-                temporary.write_bytes(packed.getbuffer())
+            with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
+                try:
+                    torch.save(piece, out)
+                except RuntimeError as error:
+                    # What is wrong with the disk is behind what torch makes of it.
+                    raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             self._written[name] = file
         self._waiting = {}
         journal = {"version": VERSION, "commits": self._commits, "pieces": self._written, **facts}
@@ -107,6 +150,7 @@ class Store:
 
     def clear(self) -> None:
         """Remove everything, the journal first, so that what is left behind by a kill is never believed."""
+        self._wait()
         self._waiting, self._written, self._elsewhere = {}, {}, {}
         if self.root.is_dir():
             (self.root / JOURNAL).unlink(missing_ok=True)

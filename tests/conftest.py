@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from datasets.grid import Box, Grid
-from datasets.source import Signal, Source
+from datasets.source import ArraySource, Signal
 from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
@@ -46,7 +46,7 @@ def all_cells(shape):
 
 def make_source(shape, channels=1, seed=0, dtype=np.uint8):
     array = np.random.default_rng(seed).integers(0, 256, (*shape, channels)).astype(dtype)
-    return Source(array, Signal.of(array, "grey"))
+    return ArraySource(array, Signal.of(array, "grey"))
 
 
 def smooth_source(shape, channels=1):
@@ -54,7 +54,7 @@ def smooth_source(shape, channels=1):
     axes = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij")
     values = np.sin(sum((7 + 5 * k) * axis for k, axis in enumerate(axes))) ** 2 * (axes[-1] > 0.4)
     array = np.stack([np.uint8(np.rint(255 * values * (k + 1) / channels)) for k in range(channels)], -1)
-    return Source(array, Signal.of(array, "grey"))
+    return ArraySource(array, Signal.of(array, "grey"))
 
 
 def random_blocks(network, n, cells, seed=0, kind=None):

@@ -11,13 +11,14 @@ from conftest import level_cells, make_source, same, smooth_source
 
 from datasets.grid import Grid
 from datasets.residual import LevelTargets
-from datasets.source import Signal, Source
+from datasets.source import ArraySource, Signal
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
 from models.inheritance import Inheritance
 from models.level_fit import LevelFit, Recipe, cut
 from models.precision import DTYPES, rounded
 from models.pyramid import Pyramid
+from models.rows import FileRows, Segment
 
 RECIPE = Recipe(
     epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,
@@ -27,7 +28,7 @@ GRIDS = [Grid((32, 32), (8, 4), 2), Grid((27, 35), (5, 7), 3), Grid((13, 9, 11),
 grids = pytest.mark.parametrize("grid", GRIDS, ids=["even", "ragged", "3d"])
 
 
-def make_fit(grid, source=None, level=0, **recipe):
+def make_fit(grid, source=None, level=0, row_bytes=2**30, **recipe):
     source = source or smooth_source(grid.shape, 2)
     recipe = dataclasses.replace(RECIPE, **recipe)
     coarse = None
@@ -35,7 +36,7 @@ def make_fit(grid, source=None, level=0, **recipe):
         cells = level_cells(grid.level_box(level).stop, source.signal.channels)
         coarse = lambda box: 0.01 * grid.level_box(level).crop(cells, box)  # noqa: E731
     targets = LevelTargets(source, coarse, grid, level, recipe.residual)
-    return LevelFit(targets, recipe, Encoding(grid.ndim, 1)(grid.coordinates()), ReferenceEngine())
+    return LevelFit(targets, recipe, Encoding(grid.ndim, 1)(grid.coordinates()), ReferenceEngine(), row_bytes=row_bytes)
 
 
 def rounds(fit, copy, epoch=0):
@@ -183,9 +184,36 @@ def test_networks_that_are_worse_than_none_are_left_out(grid):
     assert report.active == len(kept)
 
 
+@grids
+def test_rows_that_are_not_held_end_in_the_same_level(grid, tmp_path):
+    recipe = {"b_chunks": 3, "epochs": (6,) * 3}
+    want, report = run(make_fit(grid, **recipe)).finish()
+    fit, again = (make_fit(grid, row_bytes=0, **recipe) for _ in range(2))
+    segments = []
+    for n, chunk in enumerate(fit.chunks()):
+        copy, middle = fit.start(chunk), None
+        for _, _, left in rounds(fit, copy):
+            middle = middle or on_disk([fit.state(chunk), left.index, left.blocks.rows, left.blocks.moments])
+        rows = fit.finished_rows(chunk)
+        (tmp_path / str(n)).write_bytes(rows.numpy().tobytes())
+        segments.append(Segment(tmp_path / str(n), 0, len(rows)))
+        again.restore(chunk, middle[0])
+        for _ in rounds(again, again.copy(*middle[1:]), RECIPE.val_freq):
+            pass
+        assert torch.equal(again.finished_rows(chunk), rows)
+        third = make_fit(grid, row_bytes=0, **recipe)
+        third.restore(chunk, {"errors": fit.state(chunk)["errors"]})
+        assert torch.equal(*(f.errors[f.target.blocks[chunk.start : chunk.stop]] for f in (third, fit)))
+    networks, found = fit.finish(FileRows(segments, fit.network.row_size))
+    assert found == report and not fit.holds_rows
+    index = torch.arange(len(want))
+    assert torch.equal(networks.blocks, want.blocks)
+    assert all(map(torch.equal, networks.take(index), want.take(index)))
+
+
 def constant(shape, value):
     array = np.full((*shape, 1), value, np.uint8)
-    return Source(array, Signal.of(array, "grey"))
+    return ArraySource(array, Signal.of(array, "grey"))
 
 
 @grids

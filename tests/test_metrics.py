@@ -122,12 +122,12 @@ QUALITY = [
 
 
 @pytest.mark.parametrize("grid", QUALITY, ids=str)
-def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid, monkeypatch):
+def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid):
     pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
     whole = report.quality(pyramid, source)
-    monkeypatch.setattr(report, "STRIP_CELLS", 1)
-    assert len(list(pyramid.strips(most_cells=1))) == grid.block_counts(0)[0]
-    assert report.quality(pyramid, source) == pytest.approx(whole, rel=1e-6, nan_ok=True)
+    assert len(list(grid.boxes(0, 1))) == grid.n_blocks(0)
+    for cells in (1, 60):
+        assert report.quality(pyramid, source, strip_cells=cells) == pytest.approx(whole, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("grid", QUALITY, ids=str)

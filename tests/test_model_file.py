@@ -5,16 +5,18 @@ import struct
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import GRIDS, grid_id, random_box, random_pyramid
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from datasets.grid import Box, Grid
+from models import model_file
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.model_file import load, save
-from models.precision import DTYPES, row_bytes
+from models.precision import DTYPES, pack, row_bytes
 from models.pyramid import Pyramid
 from utils import UserError
 
@@ -145,17 +147,41 @@ def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, e
     pyramid = saved(path)
     before = path.read_bytes()
 
-    def half(temporary, data):
-        with open(temporary, "wb") as file:
-            file.write(data[: len(data) // 2])
+    def half(networks, key):
+        yield networks.take(torch.arange(1))[0]
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(path), "write_bytes", half)
+        patch.setattr(model_file, "_packed_parts", half)
         with pytest.raises(type(error)):
             save(path, pyramid, ABOUT)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_file_is_what_the_library_writes_whatever_the_parts(grid, dtype, tmp_path, monkeypatch):
+    pyramid = saved(tmp_path / "a.safetensors", grid, dtype=dtype)
+    tensors = {}
+    for name, networks in pyramid.levels.items():
+        parts = {"blocks": networks.blocks, "amplitude": networks.amplitude}
+        parts |= pack(networks.network, dtype, networks.rows.detach())
+        tensors |= {f"{name}.{key}": value for key, value in parts.items()}
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        want = safetensors.torch.save(tensors, file.metadata())
+    assert (tmp_path / "a.safetensors").read_bytes() == want
+    monkeypatch.setattr(model_file, "WRITTEN_BYTES", 1)
+    saved(tmp_path / "b.safetensors", grid, dtype=dtype)
+    assert (tmp_path / "b.safetensors").read_bytes() == want
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
+def test_a_model_whose_rows_are_in_its_file_is_saved_as_the_same_bytes(grid, tmp_path):
+    saved(tmp_path / "a.safetensors", grid)
+    pyramid, about = load(tmp_path / "a.safetensors", lazy=True)
+    save(tmp_path / "b.safetensors", pyramid, about)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_facts_that_are_no_json_leave_the_old_file(tmp_path):

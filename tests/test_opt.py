@@ -68,7 +68,7 @@ OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_s
     --n_layers 2 --n_hidden 9 --a 0.2 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
     --activation sine --omega_0 25 --output tanh --weight_sharing inherit --no-use_amplitude --output_start 0.5
     --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine reference
-    --seed 11 --exp_name x --max_time 1:02:03 --log_image --quiet --plan"""
+    --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
 
 
 def test_every_option_is_read():
@@ -79,6 +79,7 @@ def test_every_option_is_read():
         pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True,
         quiet=True, plan=True, activation="sine", omega_0=25.0, output="tanh", weight_sharing="inherit",
         use_amplitude=False, output_start=0.5, coarse_share=0.9, solve_start=False, preset="miner_pl",
+        memory=3 * 2**29,
     )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
     *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
     *[(f"--max_time {value}", "max_time") for value in ("0", "nan", "inf", "x", "1:2:3:4", "1:-5", ":", "-1")],
+    *[(f"--memory {value}", "memory") for value in ("0", "-1", "x", "1PiB", "63MiB", "GiB", "nan")],
     *[(f"--n_freq {value}", "n_freq") for value in ("0", "-1", "25", "x")],
     *[(f"--b_chunks {value}", "b_chunks") for value in ("0", "1", "-2", "x")],
     *[(f"--seed {value}", "seed") for value in ("-1", str(2**31), "x")],
@@ -124,6 +126,13 @@ BAD = [
     ("--n_freqs 3", "n_freqs"),
     ("--epochs 3", "epochs"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1GiB", 2**30), ("2gb", 2 * 10**9), ("800M", 8 * 10**8), ("70000000", 7 * 10**7)]
+)
+def test_sizes_are_read_in_units_of_1000_and_of_1024(text, size):
+    assert parse(f"--memory {text}").memory == size
 
 
 @pytest.mark.parametrize(("text", "flag"), BAD, ids=[text or "empty" for text, _ in BAD])
@@ -192,7 +201,7 @@ def test_frequencies_come_from_the_patch(text, shape, n_freq):
 def test_settled_options_leave_nothing_open_and_settle_to_themselves(task, size):
     shape = (size,) * opt.AXES[task]
     settled = opt.settle(parse(f"--task {task} --path some/file.npy"), shape)
-    may_be_none = {"target_psnr", "max_time", "omega_0"}
+    may_be_none = {"target_psnr", "max_time", "memory", "omega_0"}
     assert {item.name for item in dataclasses.fields(settled) if getattr(settled, item.name) is None} <= may_be_none
     opt.check(settled)
     assert opt.settle(settled, shape) == settled
@@ -245,7 +254,7 @@ def contradictions(resumed, began, shape=(64, 64)):
         ("--resume", "--lr 0.1"),
         ("--resume --exp_name x", "--exp_name x"),
         ("--resume --lr 0.1 --path a.png", "--lr 0.1 --path a.png"),
-        ("--resume --max_time 5 --quiet --log_image", "--max_time 7"),
+        ("--resume --max_time 5 --memory 1GB --quiet --log_image", "--max_time 7"),
         ("--resume --num_epochs 7", "--num_epochs 7 --n_scales 3"),
         ("--resume --num_epochs 7 7 7", "--num_epochs 7 --n_scales 3"),
         ("--resume --patch_size 16", "--patch_size 16 16"),

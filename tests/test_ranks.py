@@ -20,6 +20,7 @@ import models.miner
 import opt
 import train
 from datasets.image_writer import write_image
+from memory import Memory
 from ranks import Group, Lost, Ranks, join, launched
 from utils import UserError
 
@@ -83,11 +84,12 @@ def grid_file() -> str:
 
 
 def cases() -> dict[str, list[str]]:
-    """Runs by name: many chunks a process, three axes, one block for two processes, and no block at all."""
+    """Runs by name: many chunks a process, rows in files, three axes, one block for two processes, and no block."""
     write_image("black.png", np.zeros((37, 23, 3), np.uint8), "RGB")
     short = ["--patch_size", "8", "--num_epochs", "3", "--val_freq", "2", "--quiet"]
     return {
         "many": [*TINY, "--b_chunks", "4"],
+        "files": [*TINY, "--b_chunks", "4", "--memory", "64MiB"],
         "gaussian": [*TINY, "--pyr", "gaussian"],
         "3d": ["--task", "mesh", "--path", grid_file(), *short, "--n_scales", "2"],
         "one_block": ["--input_size", "5", "3", *short],
@@ -106,7 +108,11 @@ def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
 
     models.level_fit.LevelFit.train = note
     slow_first()
-    results = [train._fit(*opt.parse(argv)) for argv in argvs]
+    results, memory_of = [], train.memory_of
+    for argv in argvs:
+        # So little that nothing is held.
+        train.memory_of = (lambda *_: Memory(2**16, 2**16)) if "--memory" in argv else memory_of
+        results.append(train._fit(*opt.parse(argv)))
     Path(f"rounds_{os.environ['RANK']}").write_text(str(len(rounds)))
     return results, talk()
 
@@ -186,7 +192,7 @@ def same_model(folder, a: str, b: str) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ["many", "gaussian", "3d", "one_block", "black"])
+@pytest.mark.parametrize("name", ["many", "files", "gaussian", "3d", "one_block", "black"])
 def test_two_processes_fit_the_model_of_one_bit_for_bit(folder, name):
     assert same_model(folder, f"{name}_1", f"{name}_2")
     one, two = folder["ones"][name], folder["twos"][name]

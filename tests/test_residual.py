@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import GRIDS, all_cells, grid_id, make_source, random_pyramid
 
-import datasets.residual
 from datasets.grid import Box
 from datasets.residual import LevelTargets
 
@@ -79,15 +78,15 @@ def test_no_blocks_are_gathered(grid):
 @grids
 @pytest.mark.parametrize("strip", [1, 100])
 @pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
-def test_strips_do_not_change_a_bit(grid, strip, residual, monkeypatch):
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_strips_do_not_change_a_bit(grid, strip, residual, kept):
     source = make_source(grid.shape, 2)
     pyramid = random_pyramid(grid, 2)
     coarse = lambda box: pyramid.decode(box, 0)  # noqa: E731
     ids = torch.arange(0, grid.n_blocks(0), 3)
     whole = LevelTargets(source, coarse, grid, 0, residual)
     energy, amplitude, found = *whole.survey(), whole.gather(ids)
-    monkeypatch.setattr(datasets.residual, "STRIP_CELLS", strip)
-    cut = LevelTargets(source, coarse, grid, 0, residual)
+    cut = LevelTargets(source, coarse, grid, 0, residual, strip_cells=strip, kept_values=kept)
     for want, have in zip((energy, amplitude, found), (*cut.survey(), cut.gather(ids)), strict=True):
         assert torch.equal(want, have)
 

@@ -7,7 +7,7 @@ from conftest import make_source, random_box
 
 import datasets.source
 from datasets.grid import Box, Grid, down
-from datasets.source import Signal, Source
+from datasets.source import ArraySource, Signal
 
 
 def round_trip(array):
@@ -128,7 +128,7 @@ def test_an_array_of_any_layout_is_read():
     array = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
     signal = Signal.of(array, "grey")
     for view in (array[::-1], array.swapaxes(0, 1), array[:, ::2]):
-        source = Source(view, signal)
+        source = ArraySource(view, signal)
         found = signal.restore(source.read(Box((0, 0), source.shape), 0))
         np.testing.assert_array_equal(found, view)
 

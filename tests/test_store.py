@@ -1,13 +1,17 @@
 """Progress on disk: what was committed is what is found, whenever the process dies."""
 
+import errno
 import json
 import os
+import resource
+import signal
 
 import pytest
 import torch
 from conftest import same
 
 import models.store
+from models.rows import FileRows
 from models.store import JOURNAL, Store
 from utils import UserError, atomic_write
 
@@ -235,6 +239,91 @@ def test_a_damaged_or_missing_piece_is_one_line(tmp_path, damage):
     with pytest.raises(UserError) as error:
         store.piece("a", CPU)
     assert "--resume" in str(error.value) and "\n" not in str(error.value)
+
+
+def table(n):
+    return torch.arange(n * 3, dtype=torch.float32).reshape(n, 3)
+
+
+def rows_of(store, *names):
+    files = store.tables("rows_0_", 3)
+    return FileRows([files[name] for name in names], 3)
+
+
+def test_rows_are_written_at_once_and_believed_with_the_next_commit(tmp_path):
+    store = Store(tmp_path / "progress")
+    store.commit({})
+    for name, n in (("rows_0_0", 4), ("rows_0_1", 0), ("rows_0_2", 2)):
+        store.write(name, table(n))
+    store.write("rows_1_0", table(9))
+    assert list(store.tables("rows_1_", 3)) == ["rows_1_0"]
+    rows = rows_of(store, "rows_0_0", "rows_0_1", "rows_0_2")
+    assert torch.equal(rows.take(torch.arange(6)), torch.cat([table(4), table(2)]))
+    later = Store(tmp_path / "progress")
+    assert not later.read()["pieces"]
+    store.commit({})
+    later = Store(tmp_path / "progress")
+    later.read()
+    assert torch.equal(rows_of(later, "rows_0_2", "rows_0_0").take(torch.arange(6)), torch.cat([table(2), table(4)]))
+    later.commit({})
+    assert torch.equal(rows.take(torch.arange(4)), table(4))
+
+
+def test_rows_of_another_process_are_found_by_a_later_session(tmp_path):
+    first, second = Store(tmp_path / "progress"), Store(tmp_path / "progress", 1)
+    for store, name, n in ((first, "rows_0_0", 4), (second, "rows_0_4", 2)):
+        store.write(name, table(n))
+        store.commit({})
+    later = Store(tmp_path / "progress")
+    later.read()
+    assert torch.equal(rows_of(later, "rows_0_4", "rows_0_0").take(torch.arange(6)), torch.cat([table(2), table(4)]))
+    later.clear()
+    assert not (tmp_path / "progress").exists()
+
+
+def test_rows_written_before_a_kill_are_removed_by_the_next_commit(tmp_path):
+    store = Store(tmp_path)
+    store.commit({})
+    store.write("rows_0_0", table(4))
+    rows_of(store, "rows_0_0")
+    store = Store(tmp_path)
+    store.read()
+    store.commit({})
+    assert [file.name for file in tmp_path.iterdir()] == [JOURNAL]
+
+
+def test_rows_of_which_the_file_is_gone_are_one_line(tmp_path):
+    store = Store(tmp_path)
+    store.write("rows_0_0", table(4))
+    store.commit({})
+    next(tmp_path.glob("*.rows")).unlink()
+    with pytest.raises(UserError, match="--resume"):
+        rows_of(store, "rows_0_0")
+
+
+@pytest.mark.parametrize("what", ["piece", "rows"])
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_last_commit(tmp_path, what):
+    store = Store(tmp_path)
+    store.keep("a", piece(1))
+    store.commit({"seconds": 1})
+    before = found(tmp_path)
+    if what == "rows":
+        store.write("rows_0_0", torch.zeros(100000, 3))
+    else:
+        store.keep("a", {"rows": torch.zeros(100000, 3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            if what == "rows":
+                store.write("rows_0_1", torch.zeros(100000, 3))
+            store.commit({"seconds": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert error.value.errno == errno.EFBIG and str(tmp_path) in error.value.filename
+    assert same(found(tmp_path), before)
 
 
 class Bomb:

@@ -10,7 +10,7 @@ import torch
 from conftest import random_pyramid
 
 from datasets.grid import Box, Grid, up
-from datasets.source import Signal, Source
+from datasets.source import ArraySource, Signal
 from pictures import level_colour, to_uint8
 from viewer.layers import ERROR_SCALES, TINT, Layers, Plane, error_ramp
 from viewer.scene import boxes_bytes
@@ -26,7 +26,7 @@ def make(grid=GRID, channels=3, mode="RGB"):
     signal = Signal("uint8", channels, 0.0, 255.0, mode)
     array = np.random.default_rng(1).integers(0, 256, (*grid.shape, channels)).astype(np.uint8)
     about = {"signal": vars(signal), "bounds": BOUNDS}
-    return random_pyramid(grid, channels), about, Source(array, signal)
+    return random_pyramid(grid, channels), about, ArraySource(array, signal)
 
 
 def site(grid=GRID, channels=3, mode="RGB", with_source=True):
@@ -62,7 +62,7 @@ def test_tiles_put_together_are_the_decode(zoom):
 
 def test_beyond_the_coarsest_level_tiles_are_its_means():
     found = site()
-    mean = Source(found.pyramid.decode(level=2).numpy(), Signal("float32", 3, 0.0, 1.0, "RGB")).read(
+    mean = ArraySource(found.pyramid.decode(level=2).numpy(), Signal("float32", 3, 0.0, 1.0, "RGB")).read(
         Box((0, 0), (10, 17)), 1
     )
     assert np.array_equal(whole(found, "model", 3), to_uint8(mean))
@@ -87,7 +87,7 @@ def test_errors_are_the_mean_over_channels_in_the_colours_of_the_ramp():
 
 def test_no_error_is_the_first_colour():
     pyramid, about, _ = make()
-    truth = Source(pyramid.decode().numpy(), Signal("float32", 3, 0.0, 1.0, "RGB"))
+    truth = ArraySource(pyramid.decode().numpy(), Signal("float32", 3, 0.0, 1.0, "RGB"))
     assert (whole(Site("m", pyramid, about, truth, tile=32), "error", 0) == error_ramp()[0]).all()
 
 

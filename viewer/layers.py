@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datasets.grid import Box, parent, up
-from datasets.source import Signal, Source
+from datasets.source import ArraySource, Signal, Source
 from models.pyramid import Pyramid
 from pictures import colour, level_colour, to_uint8
 
@@ -147,7 +147,7 @@ class Layers:
             for strip in self.pyramid.strips(top):
                 whole.crop(cells, strip)[...] = self.pyramid.decode(strip, top).cpu().numpy()
             signal = Signal("float32", channels, 0.0, 1.0, self.signal.mode)
-            self._overview = Source(cells, signal, self.pyramid.inputs.device)
+            self._overview = ArraySource(cells, signal, self.pyramid.inputs.device)
         return self._overview
 
     def _picture(self, plane: Plane, cells: Tensor) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""Pictures that are too large to be decoded whole, read by region through libvips.
+
+Tiled TIFF, and so BigTIFF, OME-TIFF and most whole-slide images, is read where it lies. Other formats can only be
+decoded from top to bottom, so they are decoded once into a scratch file of raw numbers.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from datasets.file_array import FileArray, spool
+from datasets.grid import Box
+from datasets.image import TIFF_STARTS, tiff_tags
+from datasets.image_format import COUNT_MODES
+from datasets.image_writer import lenient
+from utils import UserError
+
+# Bytes of a strip that is decoded at once.
+STRIP_BYTES = 2**25
+DTYPES = {
+    "uchar": "uint8", "char": "int8", "ushort": "uint16", "short": "int16", "uint": "uint32", "int": "int32",
+    "float": "float32", "double": "float64",
+}  # fmt: skip
+TILE_WIDTH = 322
+
+
+class BigPicture:
+    """A picture on disk, [height, width, channels], with the values that `read_image` would give.
+
+    Args:
+        folder: where a scratch file may be put.
+
+    Raises:
+        UserError: pyvips is missing, or the file cannot be read, in part or at all.
+    """
+
+    def __init__(self, path: Path, folder: Path):
+        try:
+            import pyvips
+        except (ImportError, OSError):
+            advice = "install it (pip install 'pyvips[binary]'), raise --memory, or save the picture as .npy"
+            raise UserError(f"{path}: larger than --memory has room for, and to read it by region takes pyvips: "
+                            f"{advice}") from None  # fmt: skip
+        self.path, self._error = path, pyvips.Error
+        # Its cache of finished operations would hold on to what was read.
+        pyvips.cache_set_max(0)
+        tiled = _is_tiled(path)
+        image = self._try(lambda: pyvips.Image.new_from_file(str(path), access="random" if tiled else "sequential",
+                                                             fail_on="error"))  # fmt: skip
+        self.mode = "CMYK" if image.interpretation == "cmyk" else COUNT_MODES.get(image.bands)
+        if self.mode is None or image.format not in DTYPES:
+            raise UserError(f"{path}: {image.bands} channels of {image.format} cannot be read by region: save it as "
+                            ".npy, or raise --memory")  # fmt: skip
+        if image.get_typeof("orientation") and image.get("orientation") > 1:
+            raise UserError(f"{path}: is stored turned or mirrored, and too large to be turned here: save it upright")
+        self.shape, self.dtype = (image.height, image.width, image.bands), np.dtype(DTYPES[image.format])
+        self._region = pyvips.Region.new(image)
+        self._stored: FileArray | None = None
+        if not tiled:
+            self._stored = spool(self._strips(), self.shape, self.dtype, folder)
+
+    def read(self, region: Box) -> np.ndarray:
+        """The cells of a region, [*region, c]."""
+        if self._stored:
+            return self._stored.read(region)
+        (top, left), (height, width) = region.start, region.shape
+        found = self._try(lambda: self._region.fetch(left, top, width, height))
+        return np.frombuffer(found, self.dtype).reshape(height, width, -1)
+
+    def _strips(self) -> Iterator[np.ndarray]:
+        height, width, channels = self.shape
+        rows = max(1, STRIP_BYTES // (width * channels * self.dtype.itemsize))
+        for top in range(0, height, rows):
+            rows = min(rows, height - top)
+            found = self._try(lambda top=top, rows=rows: self._region.fetch(0, top, width, rows))
+            yield np.frombuffer(found, self.dtype).reshape(rows, width, channels)
+
+    def _try(self, function):
+        try:
+            return function()
+        except self._error as error:
+            what = " ".join((error.detail or str(error)).split())[:150]
+            raise UserError(f"{self.path}: damaged, cut short, or of a kind that cannot be read by region ({what}): "
+                            "get a complete copy, or save it as a tiled TIFF or as .npy") from None  # fmt: skip
+
+
+def _is_tiled(path: Path) -> bool:
+    with open(path, "rb") as file:
+        header = file.read(16)
+    try:
+        with lenient():
+            return header[:4] in TIFF_STARTS and TILE_WIDTH in tiff_tags(path, header)
+    # Whatever is wrong with the file, its decoder says it.
+    except Exception:
+        return False

@@ -1,0 +1,107 @@
+"""How much memory a run may take, and what of it goes where: the one place that decides. No result depends on it.
+
+On a GPU the sizes come out of its memory, and the host holds what is read of a file; else they come out of the host's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# What a run takes where nothing is asked for, as a part of what is free.
+HOST_SHARE, DEVICE_SHARE = 0.5, 0.8
+# Bytes that a value (a channel of a cell) of a strip takes while it is surveyed or decoded, measured.
+STRIP_VALUE_BYTES = 24
+# A block in training takes its targets twice, and its rows with moments, gradients and copies of them this many times.
+TARGET_COPIES, ROW_COPIES = 2, 10
+# Larger strips are no faster.
+MOST_STRIP_CELLS = 2**22
+# Where cgroups 2 and 1 are, and what they call a group's limit and use.
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU."""
+
+    host: int
+    device: int
+
+    def holds(self, raw: int, levels: int) -> bool:
+        """Whether a signal of `raw` bytes and its coarser levels are to be held whole; decoding takes it twice."""
+        return 2 * raw <= self.host // 2 and raw + levels <= self.device // 4
+
+    def strip_cells(self, channels: int) -> int:
+        """Cells of a level that are handled at once."""
+        return max(1, min(MOST_STRIP_CELLS, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
+
+    def limits(self, channels: int, block_cells: int, row_size: int, most_blocks: int) -> "Limits":
+        """How a fit stays within this.
+
+        Args:
+            channels: numbers of a cell.
+            block_cells: cells of a block.
+            row_size: numbers of a block's network.
+            most_blocks: cap of a chunk.
+        """
+        chunk = max(2, min(most_blocks, self.device // 4 // chunk_bytes(1, channels * block_cells, row_size)))
+        return Limits(self.strip_cells(channels), self.device // 8 // 4, chunk, self.device // 8)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a fit holds at once.
+
+    Args:
+        strip_cells: cells of a level that are handled at once.
+        kept_values: most values of a level whose targets are kept from its survey until they are trained.
+        chunk_blocks: most blocks that are trained at once.
+        row_bytes: finished rows of all levels that are kept in memory; those beyond stay in files.
+    """
+
+    strip_cells: int = MOST_STRIP_CELLS
+    kept_values: int = 2**27
+    chunk_blocks: int = 2**14
+    row_bytes: int = 2**62
+
+
+def chunk_bytes(blocks: int, block_values: int, row_size: int) -> int:
+    """What blocks in training take."""
+    return 4 * blocks * (TARGET_COPIES * block_values + ROW_COPIES * row_size)
+
+
+def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Memory:
+    """What each of some processes of a machine may take: of `limit` bytes, or of what machine and containers have free.
+
+    They share the host, and have a GPU each.
+    """
+    host = (int(free_host_bytes() * HOST_SHARE) if limit is None else limit) // processes
+    if device.type != "cuda":
+        return Memory(host, host)
+    return Memory(host, int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit)
+
+
+def free_host_bytes() -> int:
+    """Bytes that this process may still take of the host, within every container around it."""
+    with open("/proc/meminfo") as file:
+        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    own = [line.rstrip().split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for root, limit, usage in CGROUPS:
+        for folder in {root, *(root / path.lstrip("/") for path in own)}:
+            free = min([free, *(_room(group, limit, usage) for group in (folder, *folder.parents))])
+    return free
+
+
+def _room(folder: Path, limit: str, usage: str) -> float:
+    """What a group of processes has left, counting what the system can drop of its files as free."""
+    try:
+        most, used = (int((folder / name).read_text()) for name in (limit, usage))
+        rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = {name: int(value) for name, value in rows}
+        return most - used + files.get("total_inactive_file", files.get("inactive_file", 0))
+    # No such group, or no limit, which is the word "max".
+    except (OSError, ValueError):
+        return float("inf")

@@ -1,0 +1,87 @@
+"""Pictures read by region: the numbers are those of the whole decode, whatever the format."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import random_box
+from PIL import Image
+
+from datasets.big_picture import BigPicture
+from datasets.grid import Box
+from datasets.image import decoded_bytes, read_image
+from datasets.image_writer import write_image
+from datasets.samples import planet
+from utils import UserError
+
+pyvips = pytest.importorskip("pyvips")
+
+PLANET = planet(70, 90)
+DEEP = np.random.default_rng(0).integers(0, 65536, (70, 90, 4)).astype(np.uint16)
+# What Pillow writes: a mode, and how.
+PILLOW = {
+    "rgb.jpg": ("RGB", {}), "grey.jpg": ("L", {}), "cmyk.jpg": ("CMYK", {}),
+    "progressive.jpg": ("RGB", {"progressive": True}),
+    "rgb.png": ("RGB", {}), "rgba.png": ("RGBA", {}), "la.png": ("LA", {}), "one.png": ("1", {}),
+    "palette.png": ("P", {}),
+    "strips.tif": ("RGB", {}), "lzw.tif": ("RGB", {"compression": "tiff_lzw"}), "cmyk.tif": ("CMYK", {}),
+    "rgb.webp": ("RGB", {"lossless": True}),
+}  # fmt: skip
+DEPTHS = {"grey16.png": 1, "la16.png": 2, "rgb16.png": 3, "rgba16.tif": 4, "float.tif": 3, "signed.tif": 1}
+TILED = {
+    "plain.tif": {}, "big.tif": {"bigtiff": True, "compression": "deflate"}, "jpeg.tif": {"compression": "jpeg"},
+    "pyramid.tif": {"pyramid": True, "compression": "lzw", "predictor": "horizontal"},
+}  # fmt: skip
+
+
+def write(name, folder):
+    path = folder / name
+    if name in PILLOW:
+        mode, options = PILLOW[name]
+        Image.fromarray(PLANET).convert(mode).save(path, **options)
+    elif name in DEPTHS:
+        array = DEEP[..., : DEPTHS[name]]
+        array = {"float.tif": np.float32, "signed.tif": np.int16}.get(name, np.uint16)(array)
+        write_image(path, array, {1: "grey", 2: "grey+alpha", 3: "RGB", 4: "RGBA"}[DEPTHS[name]])
+    else:
+        tiles = {"tile": True, "tile_width": 16, "tile_height": 32}
+        pyvips.Image.new_from_array(PLANET).copy(interpretation="srgb").tiffsave(str(path), **tiles, **TILED[name])
+    return path
+
+
+@pytest.mark.parametrize("name", [*PILLOW, *DEPTHS, *TILED])
+def test_any_region_is_that_of_the_whole_decode(tmp_path, name):
+    path = write(name, tmp_path)
+    whole, mode = read_image(path)
+    picture, generator = BigPicture(path, tmp_path), np.random.default_rng(0)
+    assert (picture.shape, picture.dtype, picture.mode) == (whole.shape, whole.dtype, mode)
+    for box in [Box((0, 0), (70, 90)), *(random_box(generator, (70, 90)) for _ in range(4))]:
+        np.testing.assert_array_equal(picture.read(box), Box((0, 0), (70, 90)).crop(whole, box))
+    assert whole.nbytes <= decoded_bytes(path) <= 4 * whole.nbytes
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["rgb.jpg", "rgb.png", "strips.tif", "plain.tif", "jpeg.tif"])
+def test_a_cut_file_is_one_line(tmp_path, name):
+    path = write(name, tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(UserError, match=name) as error:
+        BigPicture(path, tmp_path).read(Box((0, 0), (70, 90)))
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_read_by_region_is_one_line(tmp_path):
+    Image.fromarray(PLANET).save(tmp_path / "a.bmp")
+    with pytest.raises(UserError, match=r"a\.bmp.*\.npy"):
+        BigPicture(tmp_path / "a.bmp", tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PLANET).save(tmp_path / "turned.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"turned\.jpg.*upright"):
+        BigPicture(tmp_path / "turned.jpg", tmp_path)
+
+
+def test_without_pyvips_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    with pytest.raises(UserError, match="pip install"):
+        BigPicture(write("rgb.jpg", tmp_path), tmp_path)

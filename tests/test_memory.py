@@ -1,0 +1,60 @@
+"""Who gets how much of the memory: together no more than there is, within every container around the process."""
+
+import pytest
+import torch
+
+import memory
+from memory import MOST_STRIP_CELLS, Memory, free_host_bytes, memory_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("size", [2**26, 2**30, 2**36])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_parts_of_a_fit_are_together_no_more_than_the_whole(size, channels):
+    whole, cells, row = Memory(size, size), 1024, 800
+    limits = whole.limits(channels, cells, row, 2**14)
+    strip = limits.strip_cells * channels * memory.STRIP_VALUE_BYTES
+    chunk = memory.chunk_bytes(limits.chunk_blocks, channels * cells, row)
+    source = next(n for n in (size >> k for k in range(40)) if whole.holds(n // 2, n // 2))
+    assert strip + chunk + source + limits.row_bytes + 4 * limits.kept_values <= size
+    assert 2 <= limits.chunk_blocks <= 2**14 and 1 <= limits.strip_cells <= MOST_STRIP_CELLS
+
+
+def test_more_memory_never_means_less_at_once():
+    every = [Memory(2**k, 2**k).limits(3, 1024, 800, 2**14) for k in range(10, 40)]
+    for name in ("strip_cells", "kept_values", "chunk_blocks", "row_bytes"):
+        sizes = [getattr(limits, name) for limits in every]
+        assert sizes == sorted(sizes)
+
+
+def test_a_source_that_takes_the_memory_of_its_decoding_or_of_its_levels_is_not_held():
+    room = Memory(1000, 1000)
+    assert room.holds(100, 100) and not room.holds(200, 100)
+    assert Memory(300, 10**6).holds(70, 10) and not Memory(300, 10**6).holds(80, 10)
+
+
+def test_what_is_asked_for_is_what_it_is_and_else_a_part_of_what_is_free():
+    assert memory_of(12345, CPU) == Memory(12345, 12345)
+    found = memory_of(None, CPU)
+    assert 0 < found.host == found.device < free_host_bytes()
+
+
+V1, V2 = (
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("memory.max", "memory.current", "inactive_file"),
+)
+
+
+@pytest.mark.parametrize("names", [V1, V2], ids=["v1", "v2"])
+def test_the_limit_of_a_container_counts_less_what_it_uses_and_with_what_the_system_can_drop(
+    tmp_path, monkeypatch, names
+):
+    limit, usage, files = names
+    (tmp_path / limit).write_text(str(10**6))
+    (tmp_path / usage).write_text(str(7 * 10**5))
+    (tmp_path / "memory.stat").write_text(f"anon 5\n{files} 100000\n")
+    monkeypatch.setattr(memory, "CGROUPS", ((tmp_path, limit, usage),))
+    assert free_host_bytes() == 4 * 10**5
+    (tmp_path / limit).write_text("max")
+    assert free_host_bytes() > 10**6

@@ -1,0 +1,182 @@
+"""Runs that do not fit in memory: the same model, and nothing lost or half-written, whatever happens to the disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import datasets.file_array
+import models.miner
+import models.store
+import opt
+import train
+from datasets.source import ArraySource
+from datasets.streamed_source import StreamedSource
+from memory import Memory
+from utils import run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+LITTLE = Memory(2**16, 2**16)
+TINY = ["--path", "a.npy", "--patch_size", "8", "--num_epochs", "4", "--val_freq", "2", "--n_scales", "3", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    y, x = np.mgrid[:70, :90]
+    np.save("a.npy", np.uint8(127 + 120 * np.sin((y[..., None] + x[..., None] * [1, 2, 3]) / 7)))
+
+
+def run(name: str, *argv: str) -> dict:
+    return train.train(*opt.parse([*TINY, "--exp_name", name, *argv]))
+
+
+def resume(name: str) -> dict:
+    return train.train(*opt.parse(["--exp_name", name, "--resume", "--quiet"]))
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """A memory in which neither the source, nor the targets, nor the rows of a level have room."""
+    monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
+
+
+def model(name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(f"ckpts/{name}/model.safetensors")
+
+
+def same_model(a: str, b: str) -> bool:
+    first, second = model(a), model(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture
+def whole():
+    """The model of the run that has all the memory it wants."""
+    return run("whole")
+
+
+def test_the_model_does_not_depend_on_the_memory(whole, monkeypatch):
+    opened, written = [], []
+    open_source, write = train.open_source, models.store.Store.write
+    monkeypatch.setattr(train, "open_source", lambda *a: opened.append(open_source(*a)) or opened[-1])
+    monkeypatch.setattr(models.store.Store, "write", lambda *a: written.append(a[1]) or write(*a))
+    run("again")
+    monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
+    result = run("little")
+    assert [type(source) for source in opened] == [ArraySource, StreamedSource]
+    assert len({name for name in written if name.startswith("rows_0")}) > 2
+    assert same_model("little", "whole")
+    for name in ("psnr", "psnr_worst_block", "ssim", "seam", "n_params"):
+        assert result[name] == pytest.approx(whole[name], rel=1e-6)
+    assert [path.name for path in Path("ckpts/little").iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("task", ["volume", "mesh"])
+def test_a_volume_and_a_shape_that_do_not_fit_are_fitted_the_same(task, monkeypatch):
+    array = np.random.default_rng(0).random((20, 17, 9), np.float32)
+    np.save("v.npy", array if task == "volume" else np.linalg.norm(np.mgrid[:20, :17, :9] - 9, axis=0) < 7)
+    options = ["--task", task, "--path", "v.npy", "--patch_size", "4", "--loss_thr", "1e-4"]
+    first = run("whole", *options)
+    monkeypatch.setattr(train, "memory_of", lambda *_: Memory(2**14, 2**14))
+    second = run("little", *options)
+    assert same_model("whole", "little")
+    assert second["psnr"] == pytest.approx(first["psnr"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("moment", "count"), [("rows", 1), ("rows", 4), ("journal", 3), ("commit", 2), ("model", 1)])
+def test_a_run_killed_at_a_chosen_moment_loses_only_the_work_in_flight(whole, moment, count):
+    driver = f"""
+import os, signal, sys
+import models.miner, models.model_file, models.store, train, utils
+from memory import Memory
+models.miner.SECONDS_BETWEEN_COMMITS = 0
+train.memory_of = lambda *_: Memory({LITTLE.host}, {LITTLE.device})
+seen = []
+def deadly(function, after):
+    def call(*a, **k):
+        seen.append(1)
+        if len(seen) == {count} and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*a, **k)
+        if len(seen) == {count} and after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+Store = models.store.Store
+if "{moment}" == "rows":
+    Store._write = deadly(Store._write, True)
+elif "{moment}" == "journal":
+    atomic_write = models.store.atomic_write
+    deadly_write = deadly(atomic_write, False)
+    models.store.atomic_write = lambda path: (deadly_write if path.name == "journal.json" else atomic_write)(path)
+elif "{moment}" == "commit":
+    Store.commit = deadly(Store.commit, True)
+else:
+    models.model_file.save = deadly(models.model_file.save, False)
+utils.run_command(lambda: train.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "killed"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not Path("ckpts/killed/model.safetensors").exists()
+    # With the memory that there is now: chunks and files stay as the run began them.
+    resume("killed")
+    assert same_model("killed", "whole")
+    assert [path.name for path in Path("ckpts/killed").iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["rows", "scratch"])
+def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole, little, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if kind == "rows":
+            write, seen = models.store.atomic_write, []
+
+            def failing(path):
+                seen.append(path.suffix)
+                return full() if seen.count(".rows") > 3 else write(path)
+
+            patch.setattr(models.store, "atomic_write", failing)
+            patch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+        else:
+            patch.setattr(datasets.file_array.os, "pwrite", full)
+        with pytest.raises(SystemExit) as exit_:
+            run_command(lambda: run("full"))
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and "free some space" in line and line.count("\n") == 1
+    assert not Path("ckpts/full/model.safetensors").exists()
+    resume("full")
+    assert same_model("full", "whole")
+
+
+def test_a_source_that_is_cut_while_it_is_read_is_one_line_and_no_model(little, monkeypatch, capsys):
+    start = models.miner.Miner._start
+
+    def cut(self, *chunk):
+        Path("a.npy").write_bytes(Path("a.npy").read_bytes()[:9000])
+        return start(self, *chunk)
+
+    monkeypatch.setattr(models.miner.Miner, "_start", cut)
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: run("cut"))
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: a.npy: ends before") and line.count("\n") == 1
+    assert not Path("ckpts/cut/model.safetensors").exists()
+
+
+def test_a_plan_writes_nothing(little, capsys):
+    run("x", "--plan")
+    assert "host memory" in capsys.readouterr().out
+    assert [path.name for path in Path().iterdir()] == ["a.npy"]

@@ -1,0 +1,90 @@
+"""A source read by region gives the bits of the one in memory, and costs one pass a level."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_box
+
+from datasets import Place, open_source
+from datasets.file_array import FileArray
+from datasets.grid import Box
+from datasets.source import ArraySource, Signal, points
+from datasets.streamed_source import StreamedSource
+from memory import Memory
+
+SHAPES = [(1, 1), (1, 7), (13, 37), (16, 32), (1, 1, 1), (5, 11, 7)]
+
+
+class Counting:
+    """A reader of an array that notes what it is asked for."""
+
+    def __init__(self, array):
+        self.array, self.asked = array, []
+
+    def read(self, region):
+        self.asked.append(region)
+        return Box((0,) * len(region.start), self.array.shape[:-1]).crop(self.array, region)
+
+
+def both(shape, dtype=np.uint8, strip_cells=64, folder="."):
+    array = np.random.default_rng(0).integers(0, 250, (*shape, 2)).astype(dtype)
+    signal, reader = Signal.of(array, "grey+alpha"), Counting(array)
+    return ArraySource(array, signal), StreamedSource(reader, shape, signal, "cpu", None, folder, strip_cells), reader
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
+@pytest.mark.parametrize("strip_cells", [1, 50, 10**9])
+def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells):
+    held, streamed, _ = both(shape, dtype, strip_cells, tmp_path)
+    generator = np.random.default_rng(0)
+    for level in (3, 0, 1, 2, 4):
+        whole = points(shape, level).level_box(level)
+        for region in [whole, *(random_box(generator, whole.stop) for _ in range(4))]:
+            found = streamed.read(region, level)
+            assert found.dtype == torch.float32 and torch.equal(found, held.read(region, level))
+    assert (streamed.shape, streamed.raw_bytes, streamed.held_bytes) == (held.shape, held.raw_bytes, 0)
+
+
+def test_the_coarser_levels_cost_one_pass_over_the_file(tmp_path):
+    _, streamed, reader = both((16, 32), folder=tmp_path)
+    for level in (4, 2, 4, 1, 3):
+        streamed.read(points((16, 32), level).level_box(level), level)
+    assert sum(region.size for region in reader.asked) == 16 * 32
+    assert max(region.size for region in reader.asked) <= 64
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgotten(tmp_path):
+    held, streamed, reader = both((16, 32), folder=tmp_path)
+    regions = [Box((a, 0), (a + 4, 32)) for a in (0, 4, 8, 12)]
+    streamed.expect(regions[:2], 0)
+    assert torch.equal(streamed.read(regions[1], 0), held.read(regions[1], 0))
+    streamed.expect(regions[2:3], 0)
+    streamed.expect([], 3)
+    for region in regions:
+        assert torch.equal(streamed.read(region, 0), held.read(region, 0))
+    assert reader.asked.count(regions[1]) == 2 and not streamed._expected
+
+
+def test_an_error_of_the_file_comes_out_where_the_region_is_read(tmp_path):
+    held, _, _ = both((8, 8))
+    file = FileArray.scratch(tmp_path, (8, 8, 2), np.uint8)
+    file.write(Box((0, 0), (4, 8)), np.ones((4, 8, 2)))
+    streamed = StreamedSource(file, (8, 8), held.signal, "cpu", None, tmp_path, 64)
+    streamed.expect([Box((4, 0), (8, 8))], 0)
+    assert streamed.read(Box((0, 0), (4, 8)), 0).shape == (4, 8, 2)
+    streamed.expect([Box((4, 0), (8, 8))], 0)
+    with pytest.raises(Exception, match="ends before"):
+        streamed.read(Box((4, 0), (8, 8)), 0)
+
+
+def test_nothing_is_mapped(tmp_path):
+    """A mapped file would count as memory of the process."""
+    array = np.zeros((64, 64, 1), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    source = open_source("image", str(tmp_path / "a.npy"), place=Place("cpu", Memory(2**10, 2**10), tmp_path))
+    source.read(points((64, 64), 2).level_box(2), 2)
+    with open("/proc/self/maps") as maps:
+        assert str(tmp_path) not in maps.read()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
