@@ -87,7 +87,7 @@ def random_pyramid(
         end = "sigmoid" if gaussian or level == grid.n_levels - 1 else output
         network = Network(encoding.width, n_hidden, n_layers, channels, end, omega_0)
         blocks = (torch.rand(grid.n_blocks(level), generator=generator) < keep).nonzero()[:, 0]
-        rows = rounded(network, dtype, network.initial_rows(seed, level, blocks, 0.3) * 3)
+        rows = rounded(network, dtype, network.initial_rows(seed, level, blocks, 0.3, 0.3) * 3)
         amplitude = torch.rand(len(blocks), generator=generator) * 0.5
         pyramid.add(level, BlockMLP(network, blocks, amplitude, rows, dtype))
     return pyramid
