@@ -1,4 +1,4 @@
-"""Measure a table: python -m experiments results|claims|noise|sharing|tried|curve [--stand_ins FOLDER] [--jobs N]
+"""Measure a table: python -m experiments results|claims|noise|sharing|tried|curve|times [--stand_ins FOLDER] [--jobs N]
 
 Each row is written to results/<table>.jsonl as it comes, and the tables are printed as Markdown at the end; `show`
 prints what was measured before.
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import opt
-from experiments import claims, curve, results, rows, tried
+from experiments import claims, curve, results, rows, times, tried
 from utils import run_command
 
 TABLES = {
@@ -19,6 +19,7 @@ TABLES = {
     "sharing": tried.sharing,
     "tried": tried.tried,
     "curve": curve.curve,
+    "times": times.times,
 }
 
 
@@ -44,14 +45,14 @@ def main(argv: list[str] | None = None) -> None:
             front = curve.again(folder, arguments.stand_ins, measured)
             rows.run_rows(front, folder, 1, deadline, arguments.tiny)
     for name in names or TABLES:
-        _show(name, rows.read(folder, name))
+        _show(name, rows.read(folder, name), folder)
 
 
 def _wanted(name: str, only: list[str] | None) -> bool:
     return not only or any(words in name for words in only)
 
 
-def _show(table: str, found: list[dict]) -> None:
+def _show(table: str, found: list[dict], folder: Path) -> None:
     if not found:
         return
     device = next((f"{row['device']}, {row['versions']}" for row in found if "device" in row), "")
@@ -62,6 +63,9 @@ def _show(table: str, found: list[dict]) -> None:
         found = [*curve.pareto([row for row in found if "sweep" in row["group"]], "n_params"),
                  *(row for row in found if "sweep" not in row["group"])]  # fmt: skip
     print(rows.markdown(found))
+    if table == "times":
+        times.draw(found, folder / "times.png")
+        print(f"\n{folder / 'times.png'}")
 
 
 if __name__ == "__main__":

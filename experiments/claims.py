@@ -48,9 +48,9 @@ GROUPS = {
         for batch in (64, 128, 256, 512, 1024)
     },
     "Where training begins": {
-        "output layer in closed form": "",
-        "random, output layer at 0.3": "--no-solve_start",
-        "random, output layer at 1": "--no-solve_start --output_start 1",
+        "output layer in closed form": "--solve_start",
+        "random, output layer at 0.3": "",
+        "random, output layer at 1": "--output_start 1",
     },
     "When a coarser block gets a network": {f"above {x} of loss_thr": f"--coarse_share {x}" for x in (1, 0.75, 0.5)},
     "Second moments": {f"beta2 {x}": f"--beta2 {x}" for x in (0.999, 0.99, 0.95)},

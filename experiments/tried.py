@@ -9,7 +9,7 @@ from experiments.variants import VARIANTS
 
 SIZE = (2048, 1024)
 WAYS = {
-    f"{way}{'' if solve else ', random output'}": f"--weight_sharing {way}{'' if solve else ' --no-solve_start'}"
+    f"{way}, {'solved' if solve else 'random'}": f"--weight_sharing {way} --{'' if solve else 'no-'}solve_start"
     for way in ("none", "paper", "inherit", "exact")
     for solve in (True, False)
 }

@@ -93,6 +93,7 @@ FLOORS = {
     "experiments.claims": 4,
     "experiments.tried": 4,
     "experiments.curve": 4,
+    "experiments.times": 4,
 }
 
 # What `models` may take from `datasets`; `datasets` takes nothing from `models`.

@@ -5,12 +5,14 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import pytest
 
 import opt
 from experiments.__main__ import TABLES, main
 from experiments.curve import SHAPES, pareto, winners
 from experiments.rows import Row, markdown, measure, read, run_rows
+from experiments.times import draw
 from experiments.variants import VARIANTS, applied, zeroed_gradients
 
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
@@ -107,3 +109,10 @@ def test_the_command_measures_and_shows(capsys, monkeypatch):
     assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
     main(["show", "noise"])
     assert capsys.readouterr().out.count("| the settings found, 512 |") == 1
+
+
+def test_times_are_drawn(tmp_path):
+    rows = [{"group": row.group, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7} for k, row in
+            enumerate(TABLES["times"](tmp_path, None))]  # fmt: skip
+    draw(rows, tmp_path / "times.png")
+    assert cv2.imread(str(tmp_path / "times.png")).std() > 10
