@@ -78,6 +78,8 @@ FLOORS = {
     "viewer.server": 3,
     "viewer.site": 3,
     "train": 4,
+    "session": 4,
+    "result": 4,
     "plan": 4,
     "callbacks": 4,
     "reconstruct": 4,
@@ -104,6 +106,8 @@ ONLY_IN = {
     "presets": {"opt"},
     "opt": {
         "train",
+        "session",
+        "result",
         "plan",
         "reconstruct",
         "view",

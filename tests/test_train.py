@@ -247,7 +247,7 @@ def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys, epochs, monke
 
 def test_a_kill_while_the_figures_are_measured_loses_none_of_them():
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr("train.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr("result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         run("--exp_name", "x")
     train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
     run("--exp_name", "straight")

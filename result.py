@@ -1,0 +1,87 @@
+"""What a run has come to: the figures of its saved model, and the words for them."""
+
+import dataclasses
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import opt
+import utils
+from datasets.source import Source
+from memory import Limits
+from metrics import psnr
+from models import model_file
+from opt import Options
+from ranks import Ranks
+from report import quality, shape_distance
+from session import source_files, to_go_on
+
+# A result this many dB below what loss_thr asks for is worth a word on what to change.
+FAR_BELOW = 3.0
+
+
+def figures_of(path: Path, source: Source, options: Options, limits: Limits, group: Ranks) -> dict[str, Any]:
+    """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took."""
+    model_bytes = path.stat().st_size
+    source_bytes = sum(file.stat().st_size for file in source_files(options.path)) if options.path else None
+    pyramid, about = model_file.load(path, source.device, options.engine, lazy=model_bytes > limits.row_bytes)
+    cell = "pixel" if options.task == "image" else "voxel"
+    measured = quality(pyramid, source, group, limits.strip_cells)
+    if options.task == "mesh" and group.first:
+        measured |= shape_distance(pyramid, about)
+    peaks = zip(*group.gather((utils.peak_host_bytes(), utils.peak_device_bytes(source.device))), strict=True)
+    peak_host, peak_device = (max(bytes_, key=lambda n: n or 0) for bytes_ in peaks)
+    return {
+        **measured,
+        "n_params": pyramid.n_params,
+        "model_bytes": model_bytes,
+        f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
+        "ratio_to_raw": model_bytes / source.raw_bytes,
+        "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
+        "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
+        "levels": about["levels"],
+        "engine": pyramid.engine.name,
+        "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
+        "devices": group.count,
+        "peak_host_bytes": peak_host,
+        "peak_device_bytes": peak_device,
+        "seed": options.seed,
+        "versions": utils.versions(),
+        "options": dataclasses.asdict(options),
+    }
+
+
+def say(result: dict[str, Any]) -> None:
+    options = opt.from_json(result["options"])
+    path = Path("ckpts") / options.exp_name / "model.safetensors"
+    cell = "pixel" if options.task == "image" else "voxel"
+    params, bits = result["n_params"] / 1e6, result[f"bits_per_{cell}"]
+    print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
+    beside = f", {result['ratio_to_source_file']:.2f} times the source file" if options.path else ""
+    print(f"its bytes: {result['ratio_to_raw']:.2f} times the raw {cell}s{beside}")
+    if result["stopped_early"]:
+        print(f"stopped by --max_time{to_go_on(options.exp_name, options.devices)}")
+    if not result["n_params"] and not result["stopped_early"]:
+        if result["psnr"] >= psnr(options.loss_thr):
+            print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
+        else:
+            print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
+    finest, wanted = result["levels"].get("0"), psnr(options.loss_thr)
+    if finest and result["psnr"] < wanted - FAR_BELOW and finest["converged"] < finest["active"] / 2:
+        patch = " ".join(map(str, options.patch_size))
+        print(
+            f"{finest['active'] - finest['converged']} of {finest['active']} networks of the finest level stayed above "
+            f"loss_thr ({wanted:.0f} dB): raise --n_hidden (was {options.n_hidden}) or --num_epochs, or take a smaller "
+            f"--patch_size (was {patch})"
+        )
+    if options.task != "mesh":
+        print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
+    elif math.isnan(result["iou"]):
+        print("IoU : undefined, the grid is empty", flush=True)
+    else:
+        if result["mean"] == 1:
+            print("the grid is full: every cell is occupied, and there is no surface inside it")
+        print(f"IoU : {result['iou']:.6f}", flush=True)

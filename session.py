@@ -1,0 +1,119 @@
+"""A run and its places: begun, found again, resumed, interrupted in good order."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import opt
+from models.store import Store
+from opt import Options
+from ranks import Lost, Ranks
+from utils import Done, Interrupted, UserError
+
+
+def store_of(name: str, number: int = 0) -> Store:
+    return Store(Path("ckpts") / name / "progress", number)
+
+
+def read_progress(store: Store, model_path: Path) -> dict[str, Any]:
+    """The facts of an unfinished run."""
+    if store.exists:
+        return store.read()
+    if model_path.is_file():
+        raise Done(f"{model_path}: the run is finished, there is nothing to resume")
+    raise UserError(f"--resume: nothing to resume in {model_path.parent}: start it without --resume")
+
+
+def resumed(options: Options, given: frozenset[str], stored: Options) -> Options:
+    """The options of the run, with those of this call that may differ."""
+    if wrong := opt.contradictions(options, given, stored):
+        told = ", ".join(f"--{name} (was {getattr(stored, name)})" for name in wrong)
+        raise UserError(f"--resume: these options contradict the run's: {told}: leave them out")
+    return dataclasses.replace(stored, **{name: getattr(options, name) for name in opt.FREE_ON_RESUME})
+
+
+def start_over(store: Store, model_path: Path, logs: Path) -> None:
+    """Forget an unfinished run of this name and the last one's curves; its model stays until the new one is whole."""
+    if store.exists or model_path.is_file():
+        kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
+        print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
+    store.clear()
+    for old in (*logs.glob("events.out.tfevents.*"), *logs.glob("result.json"), *model_path.parent.glob(".*.part.*")):
+        old.unlink()
+
+
+def fingerprint(path: str | None) -> dict[str, Any] | None:
+    """What tells a changed source apart: its size and the SHA-256 of its first megabyte; of a folder, of its list."""
+    if path is None:
+        return None
+    sizes = {str(file.relative_to(path)): file.stat().st_size for file in source_files(path)}
+    if Path(path).is_dir():
+        first = json.dumps(sizes).encode()
+    else:
+        with open(path, "rb") as file:
+            first = file.read(2**20)
+    return {"bytes": sum(sizes.values()), "sha256": hashlib.sha256(first).hexdigest()}
+
+
+def source_files(path: str) -> list[Path]:
+    """A source's file, or all files of a folder."""
+    return sorted(file for file in Path(path).rglob("*") if file.is_file()) if Path(path).is_dir() else [Path(path)]
+
+
+def nearest_folder(path: Path) -> Path:
+    """The innermost folder around a path that is there."""
+    return next(folder for folder in path.parents if folder.is_dir())
+
+
+def to_go_on(exp_name: str, devices: int = 1) -> str:
+    more = f" --devices {devices}" if devices > 1 else ""
+    return f"; to go on: python train.py --exp_name {exp_name}{more} --resume"
+
+
+@contextlib.contextmanager
+def interruptible(miner, exp_name: str, group: Ranks) -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and another process's end into a commit of what is done, and a line on how to go on."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    who = f"process {group.number + 1} of {group.count} " if group.count > 1 else ""
+
+    def interrupt(*_) -> None:
+        for number in signals:
+            # Not SIG_IGN: of a signal that has come meanwhile Python would complain.
+            signal.signal(number, lambda *_: None)
+        raise Interrupted(f"{who}interrupted{to_go_on(exp_name)}")
+
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    except Interrupted:
+        miner.commit()
+        raise
+    except Lost:
+        miner.commit()
+        raise Interrupted(f"{who}stopped, because another has ended{to_go_on(exp_name)}") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def calm_lightning() -> Iterator[None]:
+    """Keep Lightning from announcing hardware, and from advice that does not fit a module without a data loader."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*configure_optimizers. returned .None.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
