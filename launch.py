@@ -60,11 +60,18 @@ def run(work: Callable[..., Any], count: int, *args: Any) -> Any:
 def _listen(processes: list[BaseProcess], ears: list[Connection]) -> Any:
     """What the first process returns; raises what the first of those that failed has to say."""
     results, errors, open_ears = {}, {}, list(ears)
-    while open_ears and not errors:
-        for ear in wait(open_ears):
+    until = None
+    # What follows from another's end is heard before its cause at times, so the cause is waited for.
+    while open_ears and all(isinstance(error, Interrupted) for error in errors.values()):
+        found = wait(open_ears, until and max(0, until - time.monotonic()))
+        if not found:
+            break
+        for ear in found:
             number = ears.index(ear)
             open_ears.remove(ear)
             _hear(ear, number, results, errors)
+        if errors and until is None:
+            until = time.monotonic() + GRACE
     if not errors:
         return results[0]
     _end(processes)

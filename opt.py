@@ -42,6 +42,8 @@ MOST = {
 }
 LEAST_MEMORY = 2**26
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+# Of those below, options that a resume takes over from the run unless it is given them.
+KEPT_ON_RESUME = ("memory", "log_image", "quiet")
 # Options that may differ between a run and its resume: they change what is shown or when it stops, not the result.
 FREE_ON_RESUME = ("resume", "max_time", "memory", "log_image", "quiet", "plan", "devices")
 
@@ -151,7 +153,7 @@ class Options:
         "auto", "fused: GPU kernels; reference: plain torch; auto: fused where it can run", choices=ENGINES
     )
     save_dtype: str = option(
-        "float32", "numbers of the model file; int8: weights as int8 with scales", choices=SAVE_DTYPES
+        "float16", "numbers of the model file; int8: weights as int8 with scales", choices=SAVE_DTYPES
     )
     seed: int = option(0, "of weights and cell order", type=int, metavar="N")
     exp_name: str | None = option(

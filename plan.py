@@ -83,7 +83,7 @@ def seconds_per_step(recipe: Recipe, grid: Grid, inputs, network: Network, engin
     order = cell_order(0, 0, range(TIMED_STEPS), cells, steps_per_epoch(grid.block_cells, recipe.batch_size))
     round_ = Round([order[:TIMED_STEPS]], [recipe.lr] * TIMED_STEPS, recipe.lr)
     times = {}
-    for n in (2, TIMED_BLOCKS[device.type]):
+    for n in (2, max(3, min(TIMED_BLOCKS[device.type], recipe.b_chunks, grid.n_blocks(0)))):
         ids = torch.arange(n, device=device)
         targets = torch.rand(n, network.n_out, grid.block_cells, device=device)
         blocks = Blocks(network.initial_rows(0, 0, ids, recipe.a), targets, targets.new_ones(n), ids * 0)

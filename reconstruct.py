@@ -226,13 +226,15 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("region", "level", "size", "threshold"):
         if not arguments.out and getattr(arguments, name) != parser.get_default(name):
             raise UserError(f"--{name} has no meaning without --out: leave it out")
+    if arguments.out and arguments.blocks and Path(arguments.out).resolve() == Path(arguments.blocks).resolve():
+        raise UserError(f"--blocks {arguments.blocks}: is also --out: give two files")
     notes = []
+    if arguments.blocks:
+        notes += show_blocks(arguments.model, arguments.blocks)
     if arguments.out:
         region = tuple(arguments.region) if arguments.region else None
         size = tuple(arguments.size) if arguments.size else None
         notes += reconstruct(arguments.model, arguments.out, region, arguments.level, arguments.threshold, size)
-    if arguments.blocks:
-        notes += show_blocks(arguments.model, arguments.blocks)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(*filter(None, (arguments.out, arguments.blocks)), sep="\n")

@@ -66,7 +66,10 @@ def say(result: dict[str, Any]) -> None:
         print(f"stopped by --max_time{to_go_on(options.exp_name, options.devices)}")
     if not result["n_params"] and not result["stopped_early"]:
         if result["psnr"] >= psnr(options.loss_thr):
-            print("no block needed a network: the source is zero throughout, or nearly so, and so is the model")
+            print(
+                f"no block needed a network: all are within loss_thr ({options.loss_thr:g}) of zero, which is what the "
+                "model gives back"
+            )
         else:
             print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
     finest, wanted = result["levels"].get("0"), psnr(options.loss_thr)

@@ -37,7 +37,8 @@ def resumed(options: Options, given: frozenset[str], stored: Options) -> Options
     if wrong := opt.contradictions(options, given, stored):
         told = ", ".join(f"--{name} (was {getattr(stored, name)})" for name in wrong)
         raise UserError(f"--resume: these options contradict the run's: {told}: leave them out")
-    return dataclasses.replace(stored, **{name: getattr(options, name) for name in opt.FREE_ON_RESUME})
+    free = [name for name in opt.FREE_ON_RESUME if name in given or name not in opt.KEPT_ON_RESUME]
+    return dataclasses.replace(stored, **{name: getattr(options, name) for name in free})
 
 
 def start_over(store: Store, model_path: Path, logs: Path) -> None:

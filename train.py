@@ -49,6 +49,9 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     Raises:
         UserError: an option or a file cannot be used.
     """
+    there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (CORES, "CPU cores")
+    if options.devices > max(there, 1) and not ranks.launched():
+        raise UserError(f"--devices {options.devices} is more than this machine has: give at most {there}, its {what}")
     if options.devices > 1 and not options.plan and not ranks.launched():
         result = _fit_on_devices(options, given)
     else:
@@ -60,9 +63,6 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
 
 def _fit_on_devices(options: Options, given: frozenset[str]) -> dict[str, Any]:
     """Fit in a process for each device, started and looked after by this one."""
-    there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (CORES, "CPU cores")
-    if options.devices > there:
-        raise UserError(f"--devices {options.devices} is more than this machine has: give at most {there}, its {what}")
     started = time.time()
     try:
         return launch.run(_fit, options.devices, options, given)

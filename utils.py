@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,8 @@ class Interrupted(UserError):
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and turn what the user can mend into one line on stderr and exit code 2."""
+    # As Ctrl-C, with all that cleans up behind it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except Interrupted as error:
@@ -55,6 +58,8 @@ def complaint(error: Exception) -> str | None:
     elif isinstance(error, OSError):
         what = error.strerror or error
         line = f"{error.filename or 'a file'}: {what}: free some space, or choose a writable folder"
+    elif isinstance(error, ModuleNotFoundError):
+        line = f"this needs the package {error.name}: pip install -r requirements.txt"
     elif isinstance(error, torch.OutOfMemoryError):
         line = "the GPU is out of memory: use smaller blocks at once (--b_chunks), a smaller batch or smaller networks"
     elif isinstance(error, MemoryError):

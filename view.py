@@ -54,7 +54,10 @@ def _open_truth(path: str, pyramid: Pyramid, about: dict[str, Any]) -> Source:
             raise UserError("--source: the model does not name its source: give the file")
     shape = pyramid.grid.shape
     place = Place(pyramid.inputs.device)
-    source = open_source(task, path, shape[::-1] if path is None else None, place)
+    try:
+        source = open_source(task, path, shape[::-1] if path is None else None, place)
+    except UserError as error:
+        raise UserError(f"--source {path}: {error}".replace("--path", "--source")) from None
     if task == "image" and source.shape != shape:
         found, wanted = (" x ".join(map(str, size[::-1])) for size in (source.shape, shape))
         print(f"note: {path} is {found}; it is compared at the model's {wanted}", file=sys.stderr)

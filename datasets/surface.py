@@ -4,9 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mcubes
 import numpy as np
-import trimesh
 from scipy.spatial import cKDTree
 
 from utils import UserError, atomic_write
@@ -106,6 +104,8 @@ def _march(layers: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray
         if not len(used):
             return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
         box.append(slice(used[0] - 1, used[-1] + 2))
+    import mcubes
+
     vertices, faces = mcubes.marching_cubes(np.ascontiguousarray(layers[:, box[0], box[1]]), threshold)
     return vertices + np.array([0, box[0].start, box[1].start]), faces.astype(np.int64)
 
@@ -119,6 +119,8 @@ def write_mesh(path: str | os.PathLike, vertices: np.ndarray, faces: np.ndarray)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise UserError(f"{path}: cannot write {path.suffix or 'a name without ending'}: use {', '.join(ENDINGS)}")
+    import trimesh
+
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     options = {".obj": {"digits": 9}, ".ply": {"vertex_normal": False}}.get(ending, {})
     data = mesh.export(file_type=ending[1:], **options)

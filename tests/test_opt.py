@@ -6,6 +6,7 @@ import json
 import pytest
 
 import opt
+import session
 from opt import Options
 from utils import UserError, jsonable
 
@@ -319,3 +320,9 @@ def test_a_block_cannot_stop_before_it_is_good_enough():
 @pytest.mark.parametrize("words", ["--beta2 1", "--beta2 0", "--beta2 nan", "--beta2 0.9 --optimizer yogi"])
 def test_a_beta2_that_makes_no_sense_is_refused(words):
     assert "--beta2" in refused(words)
+
+
+@pytest.mark.parametrize(("words", "memory"), [("", 2**30), ("--memory 2GiB", 2**31)])
+def test_a_resume_keeps_to_the_memory_of_its_run_unless_told_otherwise(words, memory):
+    options, given = opt.parse(["--resume", *words.split()])
+    assert session.resumed(options, given, parse("--memory 1GiB --quiet")).memory == memory

@@ -245,7 +245,9 @@ def alive(group: int) -> list[str]:
 
 
 def test_ctrl_c_is_one_line_and_leaves_no_process(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--num_epochs", "100000", "--devices", "2"]
+    # No block is ever good enough, so it does not end by itself.
+    endless = ["--num_epochs", "100000", "--prune_thr", "1e-12"]
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, *endless, "--devices", "2"]
     process = subprocess.Popen(
         [*command, "--exp_name", "x"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -274,3 +276,15 @@ def test_more_devices_than_there_are_is_one_line_that_names_the_option(tmp_path,
     with pytest.raises(UserError, match="--devices must be at least 1"):
         fit(*TINY, "--devices", "0")
     assert not list(tmp_path.iterdir())
+
+
+def _speaks_late(options, given):
+    if int(os.environ["RANK"]):
+        sys.exit(2)
+    time.sleep(0.5)
+    raise UserError("what was wrong")
+
+
+def test_the_cause_is_heard_though_what_follows_from_it_comes_first():
+    with pytest.raises(UserError, match="what was wrong"):
+        launch.run(_speaks_late, 2, None, frozenset())

@@ -15,7 +15,7 @@ from models import model_file
 from preprocess_mesh import preprocess_mesh
 from reconstruct import main
 from train import train
-from utils import run_command
+from utils import UserError, run_command
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(argv, named, capsys):
 def test_an_empty_grid_gives_a_model_without_networks():
     pyramid, _ = model_file.load(model("empty"))
     assert pyramid.n_params == 0 and pyramid.decode().sum() == 0
+
+
+def test_one_file_cannot_be_both_picture_and_blocks(tmp_path):
+    with pytest.raises(UserError, match="is also --out"):
+        main([str(tmp_path / "m"), "--out", str(tmp_path / "a.png"), "--blocks", str(tmp_path / "b" / ".." / "a.png")])

@@ -1,5 +1,8 @@
 """Surfaces: closed, in the source's coordinates, independent of the slabs; mesh files and distances."""
 
+import importlib
+import sys
+
 import numpy as np
 import pytest
 import trimesh
@@ -138,3 +141,10 @@ def test_distance():
     assert same < 0.002 and normals > 0.999
     with pytest.raises(UserError):
         surface_distance((np.zeros((0, 3)), np.zeros((0, 3), np.int64)), sphere)
+
+
+def test_only_making_a_surface_needs_marching_cubes(monkeypatch):
+    for name in ("mcubes", "trimesh", "datasets.surface"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "datasets.surface")
+    assert ".ply" in importlib.import_module("datasets.surface").ENDINGS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import Interrupted, UserError, atomic_write, hash_bits, hash_uniform, jsonable, run_command
+from utils import Interrupted, UserError, atomic_write, complaint, hash_bits, hash_uniform, jsonable, run_command
 
 
 def test_equal_keys_give_equal_hashes_whatever_was_asked_before():
@@ -127,3 +127,7 @@ def test_jsonable_is_json_with_null_for_what_is_infinite_or_undefined():
     }
     text = json.dumps(jsonable(value), allow_nan=False)
     assert json.loads(text) == {"0": [1, 0.5], "a": [None] * 4, "b": {"c": 3, "d": None}}
+
+
+def test_a_missing_package_is_named():
+    assert "needs the package mcubes: pip install" in complaint(ModuleNotFoundError("no", name="mcubes"))
