@@ -16,7 +16,7 @@ import ranks
 import utils
 from datasets import Place, open_source
 from datasets.grid import Grid
-from memory import Limits, memory_of
+from memory import Limits, chunk_bytes, memory_of
 from models import model_file
 from models.encoding import Encoding
 from models.engine import choose_engine
@@ -108,6 +108,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
         limits = memory.limits(source.signal.channels, grid.block_cells, network.row_size, options.b_chunks)
+        least = chunk_bytes(2, source.signal.channels * grid.block_cells, network.row_size)
+        if options.memory and least > memory.device // 4:
+            raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))
         recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)

@@ -381,3 +381,8 @@ def test_a_picture_that_the_networks_are_too_small_for_says_what_to_change(tmp_p
     np.save("grey.npy", np.full((32, 32), 128, np.uint8))
     run("--path", "grey.npy", "--input_size", "32", "32", "--n_scales", "2", "--num_epochs", "50", "--exp_name", "grey")
     assert "networks of the finest" not in capsys.readouterr().out
+
+
+def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
+    with pytest.raises(UserError, match="--memory: two blocks do not fit"):
+        train(*opt.parse(["--input_size", "64", "64", "--patch_size", "1024", "--memory", "64MiB"]))
