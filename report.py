@@ -91,5 +91,5 @@ def _block_mse(pyramid: Pyramid, error: Tensor, region: Box) -> Tensor:
     grid = pyramid.grid
     blocks = grid.blocks_touching(region)
     kind = grid.kind_of(grid.ids(blocks, 0).flatten(), 0)
-    real = torch.tensor([len(grid.real_cells(kind, 0)) for kind in range(grid.n_kinds)])[kind].to(error.device)
+    real = grid.count_real(kind, 0).to(error.device)
     return grid.split(error, blocks).square().sum((1, 2)) / (real * error.shape[-1])

@@ -49,16 +49,19 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     Raises:
         UserError: an option or a file cannot be used.
     """
-    there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (CORES, "CPU cores")
-    if options.devices > max(there, 1) and not ranks.launched():
-        raise UserError(f"--devices {options.devices} is more than this machine has: give at most {there}, its {what}")
-    if options.devices > 1 and not options.plan and not ranks.launched():
-        result = _fit_on_devices(options, given)
-    else:
-        result = _fit(options, given)
+    several = options.devices > 1 and not ranks.launched()
+    if several:
+        _check_devices(options.devices)
+    result = (_fit_on_devices if several and not options.plan else _fit)(options, given)
     if result:
         say(result)
     return result
+
+
+def _check_devices(devices: int) -> None:
+    there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (CORES, "CPU cores")
+    if devices > there:
+        raise UserError(f"--devices {devices} is more than this machine has: give at most {there}, its {what}")
 
 
 def _fit_on_devices(options: Options, given: frozenset[str]) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
         limits = memory.limits(source.signal.channels, grid.block_cells, network.row_size, options.b_chunks)
         least = chunk_bytes(2, source.signal.channels * grid.block_cells, network.row_size)
-        if options.memory and least > memory.device // 4:
+        if options.memory and least > options.memory // ranks.on_this_machine() // 4:
             raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))

@@ -7,6 +7,7 @@ an axis may hang over the edge; cells beyond it are padding, which no loss and n
 Arrays of cells are shaped [*space, channels]; blocks of cells are shaped [n, channels, p].
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,6 +172,10 @@ class Grid:
             rest = rest // count
         return kind
 
+    def count_real(self, kinds: Tensor, level: int) -> Tensor:
+        """How many cells of blocks of these kinds, int64 [n], are not padding, int64 [n] on the device of `kinds`."""
+        return _real_counts(self, level).to(kinds.device)[kinds]
+
     def real_cells(self, kind: int, level: int) -> Tensor:
         """The cells of a block of this kind that are not padding, int64 [n_real] in raster order."""
         stop = self.level_box(level).stop
@@ -182,6 +187,12 @@ class Grid:
         for axis, p in zip(axes, self.patch, strict=True):
             cell = (cell[:, None] * p + axis).reshape(-1)
         return cell
+
+
+@functools.lru_cache
+def _real_counts(grid: Grid, level: int) -> Tensor:
+    """The real cells of each kind of block, asked for strip by strip."""
+    return torch.tensor([len(grid.real_cells(kind, level)) for kind in range(grid.n_kinds)])
 
 
 def parent(region: Box, grid: Grid, level: int) -> Box:

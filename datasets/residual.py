@@ -36,7 +36,6 @@ class LevelTargets:
     ):
         self.source, self.prediction, self.grid, self.level, self.residual = source, prediction, grid, level, residual
         self.strip_cells, self.kept_values = strip_cells, kept_values
-        self.real_cells = torch.tensor([len(grid.real_cells(kind, level)) for kind in range(grid.n_kinds)])
         self._kept: Tensor | None = None
 
     def survey(self, ranks: Ranks = Ranks()) -> tuple[Tensor, Tensor]:  # noqa: B008 (one alone has no state here)
@@ -51,7 +50,8 @@ class LevelTargets:
             self._kept = torch.empty(shape, device=self.source.device)
         strips = list(self.grid.boxes(self.level, self.strip_cells))
         for ids, residual, targets in self._read(list(ranks.share(strips))):
-            real = self.real_cells[self.grid.kind_of(torch.arange(ids.start, ids.stop), self.level)]
+            kind = self.grid.kind_of(torch.arange(ids.start, ids.stop), self.level)
+            real = self.grid.count_real(kind, self.level)
             here = slice(ids.start, ids.stop)
             energy[here] = residual.square().sum((1, 2)) / (real * shape[1]).to(energy.device)
             amplitude[here] = residual.abs().amax((1, 2))

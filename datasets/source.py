@@ -1,6 +1,7 @@
 """Where cells come from: a source has a shape and reads any region of any level, as values in [0, 1]."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ class Signal:
         return values.astype(dtype)
 
 
-class Source:
+class Source(ABC):
     """A signal that can be read by region.
 
     Args:
@@ -101,15 +102,15 @@ class Source:
         return math.prod(self.shape) * self.signal.channels * np.dtype(self.signal.dtype).itemsize
 
     @property
+    @abstractmethod
     def held_bytes(self) -> int:
         """What is held on the device once all levels are made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, region: Box, level: int) -> Tensor:
         """The cells of a region of a level, [*region, c] float32 in [0, 1]: 2x means of the level below it."""
-        raise NotImplementedError
 
-    def expect(self, regions: Iterable[Box], level: int) -> None:
+    def expect(self, regions: Iterable[Box], level: int) -> None:  # noqa: B027 (what is in memory takes no time)
         """Say which regions are read next, so that a source that takes time for it may begin."""
 
 

@@ -159,7 +159,7 @@ class LevelFit:
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
-        self._weights = targets.real_cells.to(active.device)[kind]
+        self._weights = self.grid.count_real(kind, self.level)
         present = set(kind.unique().tolist())
         self._before = self._mean(self.energy)
         self._real = [

@@ -143,6 +143,7 @@ def test_kinds_and_real_cells_against_brute_force(grid):
         assert set(kinds.tolist()) <= set(range(grid.n_kinds))
         for kind, cells in zip(kinds.tolist(), real, strict=True):
             assert grid.real_cells(kind, level).tolist() == sorted(cells)
+        assert grid.count_real(kinds, level).tolist() == [len(cells) for cells in real]
         whole = [len(cells) == grid.block_cells for cells in real]
         assert (kinds == 0).tolist() == whole
 
