@@ -83,7 +83,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False) -> dict[st
 def run_rows(
     rows: list[Row], folder: Path, jobs: int = 1, deadline: float = math.inf, tiny: bool = False
 ) -> list[dict[str, Any]]:
-    """Measure rows, `jobs` at a time, each appended to folder/<table>.jsonl as it comes.
+    """Measure rows, `jobs` at a time over all GPUs, each appended to folder/<table>.jsonl as it comes.
 
     A row that fails, or kills its process, is written down as failed and loses no other. Once `time.time()` is past the
     deadline no row begins; those that are left are named on stderr.
@@ -183,12 +183,17 @@ def _tiny(options: opt.Options) -> opt.Options:
 def _pool(jobs: int, scratch: str) -> concurrent.futures.ProcessPoolExecutor:
     # Spawned, for a CUDA context does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(jobs, context, _settle_down, (scratch,))
+    return concurrent.futures.ProcessPoolExecutor(jobs, context, _settle_down, (scratch, context.Value("i", 0)))
 
 
-def _settle_down(scratch: str) -> None:
-    """Let a worker write its runs into a folder of its own."""
+def _settle_down(scratch: str, settled: Any) -> None:
+    """Let a worker write its runs into a folder of its own, and take the GPUs of the machine in turn."""
     os.chdir(tempfile.mkdtemp(dir=scratch))
+    with settled:
+        number, settled.value = settled.value, settled.value + 1
+    if gpus := torch.cuda.device_count():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number % gpus]
 
 
 def _note(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
