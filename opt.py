@@ -15,6 +15,7 @@ TASKS = ("image", "mesh", "volume")
 AXES = {"image": 2, "mesh": 3, "volume": 3}
 PYRAMIDS = ("laplacian", "gaussian")
 ENGINES = ("auto", "reference", "fused")
+PRECISIONS = ("bfloat16", "tf32", "float32")
 SAVE_DTYPES = ("float32", "float16", "int8")
 ACTIVATIONS = ("gaussian", "sine")
 SHARING = ("none", "paper", "inherit", "exact")
@@ -151,6 +152,11 @@ class Options:
     )
     engine: str = option(
         "auto", "fused: GPU kernels; reference: plain torch; auto: fused where it can run", choices=ENGINES
+    )
+    precision: str | None = option(
+        None,
+        "numbers that the fused engine multiplies in training; sums and weights are float32 (default: bfloat16)",
+        choices=PRECISIONS,
     )
     save_dtype: str = option(
         "float16", "numbers of the model file; int8: weights as int8 with scales", choices=SAVE_DTYPES
@@ -294,7 +300,8 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
         n_freq=n_freq, omega_0=(o.omega_0 or 30.0) if o.activation == "sine" else None,
         num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
         batch_size=o.batch_size or usual["batch_size"], n_layers=o.n_layers or usual["n_layers"],
-        n_hidden=o.n_hidden or usual["n_hidden"], exp_name=o.exp_name or default_name(o),
+        n_hidden=o.n_hidden or usual["n_hidden"], precision=o.precision or "bfloat16",
+        exp_name=o.exp_name or default_name(o),
     )  # fmt: skip
 
 

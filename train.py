@@ -117,7 +117,10 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))
         recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
-        engine, fallback = choose_engine(options.engine, network, device, options.optimizer, options.beta2)
+        numerics = options.optimizer, options.beta2, options.precision
+        engine, fallback = choose_engine(options.engine, network, device, *numerics)
+        if "precision" in given and engine.name != "fused" and options.precision != "float32":
+            raise UserError(f"--precision {options.precision} needs the fused engine: leave it out, for float32")
         if fallback and group.first:
             print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
         if options.plan:

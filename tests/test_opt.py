@@ -69,7 +69,7 @@ OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_s
     --n_layers 2 --n_hidden 9 --a 0.2 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
     --activation sine --omega_0 25 --output tanh --weight_sharing inherit --no-use_amplitude --output_start 0.5
     --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine reference
-    --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
+    --precision tf32 --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
 
 
 def test_every_option_is_read():
@@ -80,7 +80,7 @@ def test_every_option_is_read():
         pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True,
         quiet=True, plan=True, activation="sine", omega_0=25.0, output="tanh", weight_sharing="inherit",
         use_amplitude=False, output_start=0.5, coarse_share=0.9, solve_start=False, preset="miner_pl",
-        memory=3 * 2**29,
+        memory=3 * 2**29, precision="tf32",
     )  # fmt: skip
 
 
@@ -101,6 +101,7 @@ def test_positional_encoding_is_on_unless_it_is_switched_off():
 
 COUNTS = ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales", "val_freq", "num_epochs")
 AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coarse_share")
+CHOICES = ("task", "pyr", "engine", "precision", "preset", "activation", "output", "weight_sharing")
 BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
     *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
@@ -109,7 +110,7 @@ BAD = [
     *[(f"--n_freq {value}", "n_freq") for value in ("0", "-1", "25", "x")],
     *[(f"--b_chunks {value}", "b_chunks") for value in ("0", "1", "-2", "x")],
     *[(f"--seed {value}", "seed") for value in ("-1", str(2**31), "x")],
-    *[(f"--{name} x", name) for name in ("task", "pyr", "engine", "preset", "activation", "output", "weight_sharing")],
+    *[(f"--{name} x", name) for name in CHOICES],
     ("--omega_0 30", "omega_0"),
     ("--activation gaussian --omega_0 30", "omega_0"),
     ("--patch_size 0 4", "patch_size"),

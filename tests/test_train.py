@@ -386,3 +386,10 @@ def test_a_picture_that_the_networks_are_too_small_for_says_what_to_change(tmp_p
 def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
     with pytest.raises(UserError, match="--memory: two blocks do not fit"):
         train(*opt.parse(["--input_size", "64", "64", "--patch_size", "1024", "--memory", "64MiB"]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the fused engine runs")
+def test_a_precision_that_the_engine_does_not_have_is_refused():
+    with pytest.raises(UserError, match="--precision tf32 needs the fused engine"):
+        run("--exp_name", "a", "--precision", "tf32")
+    assert not Path("ckpts/a").exists()

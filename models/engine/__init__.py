@@ -11,11 +11,19 @@ from utils import UserError
 __all__ = ["Blocks", "ReferenceEngine", "Round", "choose_engine"]
 
 
-def choose_engine(name: str, network: Network, device: torch.device, optimizer: str = "radam", beta2: float = BETA_2):
+def choose_engine(
+    name: str,
+    network: Network,
+    device: torch.device,
+    optimizer: str = "radam",
+    beta2: float = BETA_2,
+    precision: str = "bfloat16",
+):
     """The engine called `name` for networks of this shape, and why "auto" did not take the fused one on a GPU, or None.
 
     Args:
         name: "reference", "fused", or "auto": fused where it can run, else reference.
+        precision: of the products of the fused one; the reference has float32.
 
     Raises:
         UserError: "fused" cannot run this.
@@ -27,7 +35,7 @@ def choose_engine(name: str, network: Network, device: torch.device, optimizer: 
         return ReferenceEngine(optimizer, beta2), reason if device.type == "cuda" else None
     from models.engine.fused import FusedEngine
 
-    return FusedEngine(optimizer, beta2=beta2), None
+    return FusedEngine(optimizer, precision, beta2), None
 
 
 def _refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
