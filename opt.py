@@ -276,7 +276,8 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
     usual = DEFAULTS[o.task]
     if o.target_psnr and (o.task, o.preset, o.n_hidden, o.patch_size) == ("image", "ours", None, None):
-        o = dataclasses.replace(o, **by_target(o.target_psnr))
+        chosen = by_target(o.target_psnr)
+        o = dataclasses.replace(o, **{name: value for name, value in chosen.items() if getattr(o, name) is None})
     patch = _per_axis(o.patch_size or (usual["patch"],), len(shape))
     _refuse(
         math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks"

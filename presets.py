@@ -34,12 +34,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"image": _PAPER, "mesh": _PAPER, "volume": _PAPER},
 }
 # What --target_psnr takes for an image where neither width nor patch is given: up to so many dB, the fewest parameters
-# that reached it on a 4096x2048 Moon (docs/experiments.md).
+# that reached it on both a 4096x2048 Moon and an 8192x4096 relief (docs/experiments.md).
 _BY_TARGET = (
-    (42, {}),
-    (47, {"n_hidden": 28}),
-    (56, {"n_hidden": 31}),
-    (math.inf, {"n_hidden": 31, "patch_size": (16,)}),
+    (31, {"patch_size": (64,), "n_hidden": 8}),
+    (33, {"patch_size": (64,), "n_hidden": 16}),
+    (35, {"patch_size": (64,), "n_hidden": 20}),
+    (37, {"patch_size": (64,), "n_hidden": 28}),
+    (38, {"patch_size": (64,), "n_hidden": 31}),
+    (40, {"n_hidden": 16}),
+    (45, {}),
+    (50, {"n_hidden": 28}),
+    (52, {"n_hidden": 31}),
+    (60, {"patch_size": (16,), "n_hidden": 28, "precision": "tf32"}),
+    (math.inf, {"patch_size": (16,), "n_hidden": 31, "precision": "tf32"}),
 )
 # What a preset does not set where another option is given that says the contrary.
 _GIVES_WAY = {
@@ -49,7 +56,7 @@ _GIVES_WAY = {
 
 
 def by_target(psnr: float) -> dict[str, Any]:
-    """Width and patch of an image's networks that reach a PSNR in dB."""
+    """Width and patch of an image's networks, and the precision of their training, that reach a PSNR in dB."""
     return next(values for most, values in _BY_TARGET if psnr <= most)
 
 

@@ -6,6 +6,7 @@ prints what was measured before.
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import opt
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     folder, asked = arguments.folder, arguments.tables
     names = [name for name in asked if name != "show"]
     for name in names if "show" not in asked else ():
-        found = [row for row in TABLES[name](folder, arguments.stand_ins) if _wanted(row.name, arguments.only)]
+        table = [replace(row, place=n) for n, row in enumerate(TABLES[name](folder, arguments.stand_ins))]
+        found = [row for row in table if _wanted(row.name, arguments.only)]
         measured = rows.run_rows(found, folder, arguments.jobs, deadline, arguments.tiny)
         if name == "curve" and not arguments.only:
             front = curve.again(folder, arguments.stand_ins, measured)

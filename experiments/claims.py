@@ -53,6 +53,11 @@ GROUPS = {
         "random, output layer at 1": "--output_start 1",
     },
     "When a coarser block gets a network": {f"above {x} of loss_thr": f"--coarse_share {x}" for x in (1, 0.75, 0.5)},
+    "Precision of the products": {
+        f"loss_thr {thr}, {precision}": f"--loss_thr {thr} --prune_thr {float(thr) / 4:g} --precision {precision}"
+        for thr in ("1e-4", "1e-5", "1e-6")
+        for precision in ("bfloat16", "tf32", "float32")
+    },
     "Second moments": {f"beta2 {x}": f"--beta2 {x}" for x in (0.999, 0.99, 0.95)},
     "Where a block stops training": {f"at {x}": f"--prune_thr {x}" for x in ("1e-4", "2.5e-5", "1e-5")},
     "Pyramid": {"laplacian": "", "gaussian": "--pyr gaussian"},
@@ -64,13 +69,19 @@ GROUPS = {
         "paper, lr 3e-3": "--preset paper --lr 3e-3",
     },
 }
-# A block of 16 x 16 x 3 random numbers needs 1.6 times as many parameters, full batches and many steps.
-NOISE = "--patch_size 16 --n_scales 1 --n_layers 3 --n_hidden 28 --batch_size 256 --num_epochs 800 --loss_thr 4e-5"
+# A block of 16 x 16 x 3 random numbers needs 1.6 times as many parameters, full batches, many steps, and products of
+# more than the 8 bits of bfloat16.
+NOISE = (
+    "--patch_size 16 --n_scales 1 --n_layers 3 --n_hidden 28 --batch_size 256 --num_epochs 800 --loss_thr 4e-5 "
+    "--precision tf32"
+)
 NOISE_ROWS = {
     "the settings found": NOISE,
+    "31 hidden units": NOISE.replace("n_hidden 28", "n_hidden 31"),
+    "in float32": NOISE.replace("tf32", "float32"),
+    "in bfloat16": NOISE.replace("tf32", "bfloat16"),
     "half the epochs": NOISE.replace("800", "400"),
     "24 hidden units, twice the epochs": NOISE.replace("n_hidden 28", "n_hidden 24").replace("800", "1600"),
-    "31 hidden units": NOISE.replace("n_hidden 28", "n_hidden 31"),
     "batches of 64, a quarter of the epochs": NOISE.replace("batch_size 256", "batch_size 64").replace("800", "200"),
     "a Laplacian pyramid of 2": NOISE.replace("n_scales 1", "n_scales 2"),
     "defaults": "",

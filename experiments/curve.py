@@ -42,10 +42,11 @@ def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -
         places.append(("crop", place, f"crop {name}"))
     settings = [result["about"]["settings"] for result in pareto(results, "n_params")]
     return [
-        Row("curve", f"{title}: the front", f"{label}: {words}", (*place, *words.split()), about={"settings": words})
+        Row("curve", f"{title}: the front", f"{label}: {words}", (*place, *words.split()), about={"settings": words},
+            place=n)
         for label, place, title in places
-        for words in settings
-    ]
+        for n, words in enumerate(settings)
+    ]  # fmt: skip
 
 
 def _row(group: str, options: list[str], hidden: int, layers: int, patch: int, thr: str) -> Row:

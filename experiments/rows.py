@@ -38,6 +38,7 @@ class Row:
         argv: options of train.py; a demonstration has none.
         variant: of experiments.variants, or "none".
         about: what else the table shows, by column.
+        place: within its table.
     """
 
     table: str
@@ -46,18 +47,19 @@ class Row:
     argv: tuple[str, ...]
     variant: str = "none"
     about: dict[str, Any] = field(default_factory=dict)
+    place: int = 0
 
 
-def measure(row: Row, deadline: float = math.inf, tiny: bool = False) -> dict[str, Any] | None:
+def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: bool = True) -> dict[str, Any] | None:
     """The figures of a row, or the error that it ended with; None past the deadline.
 
-    A tiny run is of a few cells and epochs, to try it out.
+    A tiny run is of a few cells and epochs, to try it out. Only the times of one that is alone on the machine count.
     """
     if time.time() > deadline:
         return None
     from experiments.variants import DEMONSTRATIONS, applied
 
-    facts = {key: getattr(row, key) for key in ("table", "group", "name", "argv", "variant", "about")}
+    facts = dataclasses.asdict(row) | {"alone": alone}
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant in DEMONSTRATIONS:
@@ -94,7 +96,7 @@ def run_rows(
         while rows:
             left = []
             with _pool(jobs, scratch) as pool:
-                futures = {pool.submit(measure, row, deadline, tiny): row for row in rows}
+                futures = {pool.submit(measure, row, deadline, tiny, jobs == 1): row for row in rows}
                 for future in concurrent.futures.as_completed(futures):
                     try:
                         result = future.result()
@@ -114,13 +116,13 @@ def run_rows(
 
 
 def read(folder: Path, table: str) -> list[dict[str, Any]]:
-    """The last result of every row of a table, in the order in which they first came."""
+    """The last result of every row of a table, in the order of the table."""
     path, found = folder / f"{table}.jsonl", {}
     if path.is_file():
         for line in path.read_text().splitlines():
             result = json.loads(line)
             found[result["name"]] = result
-    return list(found.values())
+    return sorted(found.values(), key=lambda result: result.get("place", 0))
 
 
 def markdown(results: Iterable[dict[str, Any]]) -> str:
@@ -135,7 +137,9 @@ def _table(results: list[dict[str, Any]]) -> str:
     columns: dict[str, None] = {}
     lines = []
     for result in results:
-        line = {"row": result["name"], **_figures(result), **{k: str(v) for k, v in result["about"].items()}}
+        name = result["name"].split(": ", 1)[-1]
+        about = {key: str(value) for key, value in result["about"].items() if value not in ("", name)}
+        line = {"row": name, **_figures(result), **about}
         lines.append(line)
         columns |= dict.fromkeys(line)
     table = [list(columns), ["---"] * len(columns), *([line.get(name, "") for name in columns] for line in lines)]
@@ -152,7 +156,7 @@ def _figures(result: dict[str, Any]) -> dict[str, str]:
     return {
         "quality": f"IoU {result['iou']:.6f}" if shape else f"{result['psnr']:.2f} dB" if result["psnr"] else "-",
         "params (M)": f"{result['n_params'] / 1e6:.3f}",
-        "fit (s)": f"{result['fit_s']:.2f}",
+        **({"fit (s)": f"{result['fit_s']:.2f}"} if result.get("alone") else {}),
         **({"GPU (MiB)": f"{memory / 2**20:.0f}"} if memory else {}),
         "networks": f"{result['networks']}, {result['converged']} good",
         "engine": result["engine"],

@@ -69,6 +69,7 @@ def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
     assert [("error" in result, result["name"]) for result in results] == [(True, "bad"), (False, "good")]
     assert read(tmp_path / "out", "t") == results
     text = markdown(results)
+    assert "fit (s)" in text and "fit (s)" not in markdown({**result, "alone": False} for result in results)
     assert text.startswith("### group") and "failed: UserError: missing.png" in text and "few" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {text.splitlines()[2].count("|")}
 

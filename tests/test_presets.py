@@ -74,9 +74,10 @@ def test_an_unknown_preset_is_refused():
 @pytest.mark.parametrize(
     ("text", "n_hidden", "patch"),
     [
-        ("--target_psnr 38", 20, 32),
-        ("--target_psnr 50", 31, 32),
-        ("--target_psnr 58", 31, 16),
+        ("--target_psnr 30", 8, 64),
+        ("--target_psnr 45", 20, 32),
+        ("--target_psnr 50", 28, 32),
+        ("--target_psnr 58", 28, 16),
         ("--target_psnr 58 --n_hidden 12", 12, 32),
         ("--target_psnr 58 --patch_size 8", 20, 8),
         ("--preset miner_pl --target_psnr 58", 20, 32),
