@@ -175,11 +175,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         with interruptible(miner, options.exp_name, group):
             trainer.fit(miner)
     fit_seconds = miner.seconds
-    with group.together():
-        if group.first:
-            about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
-            about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
-            model_file.save(model_path, pyramid, utils.jsonable(about))
+    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
+    about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
+    model_file.save(model_path, pyramid, utils.jsonable(about), group)
     save_seconds = miner.seconds - fit_seconds
 
     result = figures_of(model_path, source, options, limits, group) | {

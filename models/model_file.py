@@ -3,12 +3,14 @@
 docs/format.md describes it. No code of a file is ever run, and nothing in it is believed before it is checked.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
+import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,7 @@ from models.network import Network
 from models.precision import DTYPES, PackedRows, columns, pack
 from models.pyramid import Pyramid
 from models.rows import FileRows, Segment
+from ranks import Ranks
 from utils import UserError, atomic_write
 
 FORMAT = "miner"
@@ -32,13 +35,15 @@ VERSION = 2
 MOST_CELLS = 2**50
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.
 TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
-# Bytes of rows that are packed and written at once.
-WRITTEN_BYTES = 2**26
+# Bytes of rows that are packed and written at once, and by how many threads.
+WRITTEN_BYTES, WRITERS = 2**26, 4
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
-def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
+def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any], ranks: Ranks = Ranks()) -> None:  # noqa: B008
     """Write a pyramid to `path`, whole or not at all.
+
+    Several processes write it together: all have the pyramid, all call this, and all see the same folder.
 
     Args:
         about: JSON-able facts that travel with the model: the signal, the options, what was converged.
@@ -55,41 +60,66 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
         },
         "about": about,
     }
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        _write(file, pyramid, {"miner": json.dumps(header, allow_nan=False)})
+    head, places, size = _layout(pyramid, {"miner": json.dumps(header, allow_nan=False)})
+    with contextlib.ExitStack() as stack:
+        temporary = None
+        with ranks.together():
+            if ranks.first:
+                temporary = stack.enter_context(atomic_write(path))
+                with open(temporary, "wb") as file:
+                    file.write(head)
+                    file.truncate(size)
+        temporary = ranks.gather(temporary)[0]
+        with ranks.together(), open(temporary, "rb+", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:
+            # Reading, packing and writing all leave the interpreter free.
+            write = functools.partial(_write_part, file, places)
+            for done in [pool.submit(write, *part) for part in ranks.share(_parts(pyramid))]:
+                done.result()
+        with ranks.together():
+            stack.close()
 
 
-def _write(file: BinaryIO, pyramid: Pyramid, metadata: dict[str, str]) -> None:
-    """Write the levels as a safetensors file, rows part by part, as the library would write them."""
-    layout: list[tuple[torch.dtype, str, list[int], Callable[[], Iterable[torch.Tensor]]]] = []
+def _layout(pyramid: Pyramid, metadata: dict[str, str]) -> tuple[bytes, dict[str, int], int]:
+    """What the file begins with, as safetensors would write it; where each tensor begins; the size of the file."""
+    tensors: dict[str, tuple[torch.dtype, list[int]]] = {}
     for level, networks in pyramid.levels.items():
         n = len(networks)
-        layout.append((torch.int64, f"{level}.blocks", [n], lambda networks=networks: [networks.blocks]))
-        layout.append((torch.float32, f"{level}.amplitude", [n], lambda networks=networks: [networks.amplitude]))
+        tensors[f"{level}.blocks"] = torch.int64, [n]
+        tensors[f"{level}.amplitude"] = torch.float32, [n]
         for key, (numbers, dtype) in columns(networks.network, networks.dtype).items():
-            parts = functools.partial(_packed_parts, networks, key)
-            layout.append((dtype, f"{level}.{key}", [n, numbers], parts))
+            tensors[f"{level}.{key}"] = dtype, [n, numbers]
     order = list(TYPE_NAMES)
-    layout.sort(key=lambda item: (order.index(item[0]), item[1]))
-    header, end = {"__metadata__": metadata}, 0
-    for dtype, name, shape, _ in layout:
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+    header, places, end = {"__metadata__": metadata}, {}, 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (order.index(item[1][0]), item[0])):
+        places[name], end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": [places[name], end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    # Python's own writing says what is wrong with the disk.
-    file.write(struct.pack("<Q", len(text)) + text)
-    for *_, parts in layout:
-        for part in parts():
-            if part.numel():
-                file.write(memoryview(part.detach().cpu().contiguous().numpy()).cast("B"))
+    head = struct.pack("<Q", len(text)) + text
+    return head, {name: len(head) + place for name, place in places.items()}, len(head) + end
 
 
-def _packed_parts(networks: BlockMLP, key: str) -> Iterator[torch.Tensor]:
-    """A table of a level, [n, numbers], in parts."""
-    index = torch.arange(len(networks), device=networks.blocks.device)
-    for part in index.split(max(1, WRITTEN_BYTES // (4 * networks.network.row_size))):
-        yield pack(networks.network, networks.dtype, networks.take(part)[0])[key]
+def _parts(pyramid: Pyramid) -> list[tuple[str, BlockMLP, range]]:
+    """The levels with the positions of some of their networks, few enough to be packed at once."""
+    return [
+        (level, networks, part)
+        for level, networks in pyramid.levels.items()
+        for most in [max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))]
+        for part in (range(a, min(a + most, len(networks))) for a in range(0, len(networks), most))
+    ]
+
+
+def _write_part(file: BinaryIO, places: dict[str, int], level: str, networks: BlockMLP, part: range) -> None:
+    index = torch.arange(part.start, part.stop, device=networks.blocks.device)
+    rows, amplitude = networks.take(index)
+    tables = {"blocks": networks.blocks[index], "amplitude": amplitude, **pack(networks.network, networks.dtype, rows)}
+    for key, table in tables.items():
+        view = memoryview(table.detach().cpu().contiguous().numpy()).cast("B")
+        place = places[f"{level}.{key}"] + part.start * (len(view) // len(part))
+        while view:
+            # Python's own writing says what is wrong with the disk.
+            count = os.pwrite(file.fileno(), view, place)
+            view, place = view[count:], place + count
 
 
 def load(

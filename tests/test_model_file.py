@@ -1,6 +1,7 @@
 """The model file: what is saved is what is decoded, and a cut, foreign, newer or hostile file is one line."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -147,12 +148,16 @@ def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, e
     pyramid = saved(path)
     before = path.read_bytes()
 
-    def half(networks, key):
-        yield networks.take(torch.arange(1))[0]
-        raise error
+    pwrite, places = os.pwrite, []
+
+    def half(file, view, place):
+        places.append(place)
+        if len(places) > 3:
+            raise error
+        return pwrite(file, view, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_file, "_packed_parts", half)
+        patch.setattr(os, "pwrite", half)
         with pytest.raises(type(error)):
             save(path, pyramid, ABOUT)
     assert path.read_bytes() == before
