@@ -1,5 +1,6 @@
 """Sources: what a pyramid is fitted to, opened by task."""
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 
 from datasets.big_picture import BigPicture
-from datasets.file_array import open_npy, spool
+from datasets.file_array import FileArray, open_npy, spool
 from datasets.grid import Box
-from datasets.image import decoded_bytes, read_image, resize_image
+from datasets.image import decoded_bytes, read_image
 from datasets.image_format import COUNT_MODES
+from datasets.image_writer import TooLarge
 from datasets.occupancy import OccupancyGrid
+from datasets.resize import resized
 from datasets.samples import TILE, planet
 from datasets.source import ArraySource, Signal, Source, levels_bytes, points
 from datasets.streamed_source import Reader, StreamedSource
@@ -57,27 +60,47 @@ def open_source(task: str, path: str | None, size: tuple[int, ...] | None = None
 def _open_image(path: str | None, size: tuple[int, ...] | None, place: Place) -> Source:
     if path is None:
         return _open_planet(*(size or PLANET_SIZE), place)
-    file = Path(path)
-    if file.suffix.lower() in ZARR:
-        return _open_zarr(file, size, place, 2)
-    npy = file.suffix.lower() == ".npy"
-    stored = file.stat().st_size if npy and file.is_file() else decoded_bytes(file)
+    reader, mode = _open_picture(Path(path), place)
+    if size is not None and size != reader.shape[1::-1]:
+        reader = _resized(path, reader, size, place)
+    return _source(path, reader, mode, place)
+
+
+def _open_picture(path: Path, place: Place) -> tuple[Reader, str]:
+    """The cells of a picture, in memory if there is room for them, and its mode."""
+    ending = path.suffix.lower()
+    if ending in ZARR:
+        array = ZarrArray(path, 2)
+        return array, COUNT_MODES.get(array.shape[2], "channels")
+    npy = ending == ".npy"
+    stored = path.stat().st_size if npy and path.is_file() else decoded_bytes(path)
     # Of a picture with one wide channel the coarser levels, of 4 bytes a value, take the most.
     if place.memory.holds(stored, 4 * stored // 3):
-        array, mode = read_image(path)
-        if size is not None:
-            array = resize_image(array, *size)
-        return ArraySource(array, Signal.of(array, mode), place.device)
+        with contextlib.suppress(TooLarge):
+            array, mode = read_image(path)
+            return _Held(array), mode
     if npy:
-        array = _big_npy(file, (2, 3))
-        mode = COUNT_MODES.get(array.shape[2], "channels")
+        array = _big_npy(path, (2, 3))
+        return array, COUNT_MODES.get(array.shape[2], "channels")
+    array = BigPicture(path, place.folder)
+    return array, array.mode
+
+
+def _resized(path: str, reader: Reader, size: tuple[int, ...], place: Place) -> Reader:
+    """A picture resized once, into memory if there is room for it, else into a scratch file."""
+    *space, channels = reader.shape
+    shape, dtype = (*size[::-1], channels), reader.dtype.newbyteorder("=")
+    if place.memory.holds(math.prod(shape) * dtype.itemsize, levels_bytes(shape[:2], channels)):
+        made = _Held(np.empty(shape, dtype))
     else:
-        array = BigPicture(file, place.folder)
-        mode = array.mode
-    if size is not None and size != array.shape[1::-1]:
-        raise UserError(f"--input_size: {path} is larger than --memory has room for, and is not resized by region: "
-                        "resize it before, or raise --memory")  # fmt: skip
-    return _streamed(path, array, array.shape, array.dtype, mode, place)
+        made = FileArray.scratch(place.folder, shape, dtype)
+
+    def read(region: Box) -> np.ndarray:
+        return _finite(path, region, reader.read(region))
+
+    for part, cells in resized(read, tuple(space), shape[:2], place.memory.strip_cells(channels)):
+        made.write(part, cells)
+    return made
 
 
 def _open_planet(width: int, height: int, place: Place) -> Source:
@@ -87,7 +110,7 @@ def _open_planet(width: int, height: int, place: Place) -> Source:
     # Rendering is slower than any disk, so it is done once.
     rows = (planet(height, width, (top, min(top + TILE, height))) for top in range(0, height, TILE))
     stored = spool(rows, shape, np.dtype(np.uint8), place.folder)
-    return _streamed(None, stored, shape, stored.dtype, "RGB", place)
+    return _streamed(None, stored, "RGB", place)
 
 
 def _open_occupancy(path: str, size: tuple[int, ...] | None, place: Place) -> Source:
@@ -97,13 +120,15 @@ def _open_occupancy(path: str, size: tuple[int, ...] | None, place: Place) -> So
     if place.memory.holds(math.prod(grid.shape), levels_bytes(grid.shape, 1)):
         cells = grid.read()[..., None]
         return ArraySource(cells, Signal.of(cells, "occupancy"), place.device, about)
-    return _streamed(path, _Occupancy(grid), (*grid.shape, 1), np.dtype(bool), "occupancy", place, about)
+    return _streamed(path, _Occupancy(grid), "occupancy", place, about)
 
 
 def _open_volume(path: str, size: tuple[int, ...] | None, place: Place) -> Source:
     file = Path(path)
     if file.suffix.lower() in ZARR:
-        return _open_zarr(file, size, place, 3)
+        array = ZarrArray(file, 3)
+        _check_size(path, array.shape[:3], size)
+        return _source(path, array, "volume", place)
     stored = file.stat().st_size if file.is_file() else 0
     if place.memory.holds(stored, 4 * stored // 7) or file.suffix.lower() == ".npz":
         array = read_volume(path)
@@ -111,18 +136,7 @@ def _open_volume(path: str, size: tuple[int, ...] | None, place: Place) -> Sourc
         return ArraySource(array, Signal.of(array, "volume"), place.device)
     array = _big_npy(file, (3, 4))
     _check_size(path, array.shape[:3], size)
-    return _streamed(path, array, array.shape, array.dtype, "volume", place)
-
-
-def _open_zarr(path: Path, size: tuple[int, ...] | None, place: Place, ndim: int) -> Source:
-    array = ZarrArray(path, ndim)
-    shape, raw = array.shape[:-1], math.prod(array.shape) * array.dtype.itemsize
-    _check_size(str(path), shape, size)
-    mode = "volume" if ndim == 3 else COUNT_MODES.get(array.shape[-1], "channels")
-    source = _streamed(str(path), array, array.shape, array.dtype, mode, place)
-    if not place.memory.holds(raw, levels_bytes(shape, array.shape[-1])):
-        return source
-    return ArraySource(array.read(Box((0,) * ndim, shape)), source.signal, place.device)
+    return _streamed(path, array, "volume", place)
 
 
 def _big_npy(path: Path, axes: tuple[int, int]):
@@ -133,18 +147,27 @@ def _big_npy(path: Path, axes: tuple[int, int]):
         raise UserError(f"{path}: not a whole .npy array ({error}): {advice}") from None
 
 
-def _streamed(
-    path: str | None, reader: Reader, shape: tuple[int, ...], dtype: np.dtype, mode: str, place: Place, about=None
-) -> Source:
-    """A source that is read by region; `shape` ends with the channels."""
-    *space, channels = shape
+def _source(path: str, reader: Reader, mode: str, place: Place) -> Source:
+    """A source of what a reader gives, held if there is room for it."""
+    *space, channels = reader.shape
+    raw = math.prod(reader.shape) * reader.dtype.itemsize
+    if not place.memory.holds(raw, levels_bytes(tuple(space), channels)):
+        return _streamed(path, reader, mode, place)
+    whole = Box((0,) * len(space), tuple(space))
+    array = _finite(path, whole, reader.read(whole))
+    return ArraySource(array, Signal.of(array, mode), place.device)
+
+
+def _streamed(path: str | None, reader: Reader, mode: str, place: Place, about=None) -> Source:
+    """A source that is read by region."""
+    *space, channels = reader.shape
     strip_cells = place.memory.strip_cells(channels)
 
     def parts() -> Iterator[np.ndarray]:
         for box in points(space, 0).boxes(0, strip_cells):
             yield _finite(path, box, reader.read(box))
 
-    signal = Signal.of_parts(parts(), dtype.newbyteorder("="), channels, mode)
+    signal = Signal.of_parts(parts(), reader.dtype.newbyteorder("="), channels, mode)
     return StreamedSource(reader, tuple(space), signal, place.device, about, place.folder, strip_cells)
 
 
@@ -156,11 +179,25 @@ def _finite(path: str | None, box: Box, cells: np.ndarray) -> np.ndarray:
     return cells
 
 
+class _Held:
+    """An array [*space, c] in memory."""
+
+    def __init__(self, array: np.ndarray):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self._whole = Box((0,) * (array.ndim - 1), array.shape[:-1])
+
+    def read(self, region: Box) -> np.ndarray:
+        return self._whole.crop(self._array, region)
+
+    def write(self, region: Box, cells: np.ndarray) -> None:
+        self._whole.crop(self._array, region)[...] = cells
+
+
 class _Occupancy:
     """An occupancy grid as cells with a channel."""
 
     def __init__(self, grid: OccupancyGrid):
-        self._grid = grid
+        self._grid, self.shape, self.dtype = grid, (*grid.shape, 1), np.dtype(bool)
 
     def read(self, region: Box) -> np.ndarray:
         return self._grid.read(region.start, region.stop)[..., None]

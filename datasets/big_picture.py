@@ -1,19 +1,19 @@
 """Pictures that are too large to be decoded whole, read by region through libvips.
 
 Tiled TIFF, and so BigTIFF, OME-TIFF and most whole-slide images, is read where it lies. Other formats can only be
-decoded from top to bottom, so they are decoded once into a scratch file of raw numbers.
+decoded from top to bottom, so they are decoded once into a scratch file of raw numbers, as is what lies turned.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from datasets.file_array import FileArray, spool
+from datasets.file_array import FileArray
 from datasets.grid import Box
-from datasets.image import TIFF_STARTS, tiff_tags
+from datasets.image import TIFF_STARTS, tiff_tags, turned, turned_box
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import lenient
+from datasets.source import points
 from utils import UserError
 
 # Bytes of a strip that is decoded at once.
@@ -52,29 +52,28 @@ class BigPicture:
         if self.mode is None or image.format not in DTYPES:
             raise UserError(f"{path}: {image.bands} channels of {image.format} cannot be read by region: save it as "
                             ".npy, or raise --memory")  # fmt: skip
-        if image.get_typeof("orientation") and image.get("orientation") > 1:
-            raise UserError(f"{path}: is stored turned or mirrored, and too large to be turned here: save it upright")
-        self.shape, self.dtype = (image.height, image.width, image.bands), np.dtype(DTYPES[image.format])
+        orientation = image.get("orientation") if image.get_typeof("orientation") else 1
+        height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
+        self.shape, self.dtype = (height, width, image.bands), np.dtype(DTYPES[image.format])
         self._region = pyvips.Region.new(image)
         self._stored: FileArray | None = None
-        if not tiled:
-            self._stored = spool(self._strips(), self.shape, self.dtype, folder)
+        if not tiled or orientation > 1:
+            self._stored = FileArray.scratch(folder, self.shape, self.dtype)
+            cell = image.bands * self.dtype.itemsize
+            for strip in points((image.height, image.width), 0).strips(0, STRIP_BYTES // cell):
+                self._stored.write(turned_box(strip, orientation, self.shape), turned(self._fetch(strip), orientation))
 
     def read(self, region: Box) -> np.ndarray:
         """The cells of a region, [*region, c]."""
         if self._stored:
             return self._stored.read(region)
+        return self._fetch(region)
+
+    def _fetch(self, region: Box) -> np.ndarray:
+        """The cells of a region as they are stored."""
         (top, left), (height, width) = region.start, region.shape
         found = self._try(lambda: self._region.fetch(left, top, width, height))
         return np.frombuffer(found, self.dtype).reshape(height, width, -1)
-
-    def _strips(self) -> Iterator[np.ndarray]:
-        height, width, channels = self.shape
-        rows = max(1, STRIP_BYTES // (width * channels * self.dtype.itemsize))
-        for top in range(0, height, rows):
-            rows = min(rows, height - top)
-            found = self._try(lambda top=top, rows=rows: self._region.fetch(0, top, width, rows))
-            yield np.frombuffer(found, self.dtype).reshape(rows, width, channels)
 
     def _try(self, function):
         try:

@@ -1,4 +1,4 @@
-"""Image files to arrays [height, width, channels], keeping depth, channels and orientation; resizing.
+"""Image files to arrays [height, width, channels], keeping depth, channels and orientation.
 
 Pillow decodes; OpenCV takes what Pillow would reduce to 8 bits or cannot hold (16-bit colour, float and signed TIFF).
 """
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from datasets.grid import Box
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import check_cv2_size, lenient, map_rows, row_blocks
 from utils import UserError
@@ -50,46 +51,23 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     return array, mode
 
 
-def resize_image(array: np.ndarray, width: int, height: int) -> np.ndarray:
-    """`array` [H, W, channels] as [height, width, channels] of the same dtype; the array itself when sizes are equal.
-
-    An axis that shrinks is averaged over pixel areas, one that grows is interpolated by cubics; integers are rounded
-    and clipped to their dtype's range.
-    """
-    old_height, old_width, channels = array.shape
-    if (old_width, old_height) == (width, height):
-        return array
-    if width < 1 or height < 1:
-        raise ValueError(f"cannot resize to {width} x {height}")
-    name = array.dtype.name
-    if name in ("uint8", "uint16", "int16", "float32", "float64"):
-        work_dtype = name
-    else:
-        work_dtype = "float32" if name in ("bool", "int8", "float16") else "float64"
-    result = np.empty((height, width, channels), array.dtype.newbyteorder("="))
-    # OpenCV averages areas only when no axis grows, so shrinking is a step of its own.
-    small = (min(width, old_width), min(height, old_height))
-    # OpenCV's area averaging takes at most 4 channels at a time.
-    for first in range(0, channels, 4):
-        part = np.ascontiguousarray(array[..., first : first + 4], dtype=work_dtype)
-        if small != (old_width, old_height):
-            part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
-        if small != (width, height):
-            part = cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC)
-        result[..., first : first + 4] = _cast(part.reshape(height, width, -1), result.dtype)
-    return result
+def turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Upright rows and columns from those stored with an EXIF orientation (1 to 8; anything else is upright)."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return np.ascontiguousarray(array)
 
 
-def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if array.dtype == dtype or dtype.kind == "f":
-        return array.astype(dtype, copy=False)
-    if dtype.kind == "b":
-        return array >= 0.5
-    limits = np.iinfo(dtype)
-    high = float(limits.max)
-    # float64 rounds the largest 64-bit integer up, out of the range.
-    high = np.nextafter(high, 0) if int(high) > limits.max else high
-    return np.clip(np.rint(array), limits.min, high).astype(dtype)
+def turned_box(box: Box, orientation: int, shape: tuple[int, ...]) -> Box:
+    """Where a box of stored rows and columns lies in the upright picture, [*shape]."""
+    if orientation in (5, 6, 7, 8):
+        box = Box(box.start[::-1], box.stop[::-1])
+    flipped = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return box.map(lambda a, b, flip, n: (n - b, n - a) if flip else (a, b), flipped, shape[:2])
 
 
 def decoded_bytes(path: Path) -> int:
@@ -181,14 +159,17 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
     with Image.open(path) as image:
         # JPEG 2000 and others have tiles without a raw mode; they are at most as deep as Pillow's modes.
         raw_mode = image.tile[0].args if image.tile else ""
-        image.load()
-        # Pillow and OpenCV turn a TIFF themselves; Pillow removes the tag then.
-        orientation = _orientation(image)
         # A PPM tile has (mode, largest value).
         largest = raw_mode[1] if image.format == "PPM" and isinstance(raw_mode, tuple) else 0
         if largest > 255 and image.mode == "RGB":
             raw_mode = "RGB;16"
-        if isinstance(raw_mode, str) and ";16" in raw_mode and image.mode in ("LA", "RGB", "RGBA"):
+        deep = isinstance(raw_mode, str) and ";16" in raw_mode and image.mode in ("LA", "RGB", "RGBA")
+        if deep:
+            check_cv2_size(path, *image.size)
+        image.load()
+        # Pillow and OpenCV turn a TIFF themselves; Pillow removes the tag then.
+        orientation = _orientation(image)
+        if deep:
             # Pillow has reduced it to 8 bits, but has shown that the file is whole, which OpenCV would not.
             size = image.size
             image.close()
@@ -200,7 +181,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, str]:
         else:
             array = _from_pillow(path, image)
         mode = "CMYK" if image.mode == "CMYK" else COUNT_MODES[array.shape[2]]
-    return _turned(array, orientation), mode
+    return turned(array, orientation), mode
 
 
 def _orientation(image: Image.Image) -> int:
@@ -209,17 +190,6 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(0x0112, 1)
     except Exception:
         return 1
-
-
-def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Upright rows and columns from those stored with an EXIF orientation (1 to 8; anything else is upright)."""
-    if orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    return np.ascontiguousarray(array)
 
 
 def _from_pillow(path: Path, image: Image.Image) -> np.ndarray:

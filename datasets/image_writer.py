@@ -31,6 +31,10 @@ TIFF_BYTES = 2**32 - 2**24
 CV2_PIXELS, CV2_SIDE = 2**30, 2**20
 
 
+class TooLarge(UserError):
+    """A picture is larger than OpenCV takes."""
+
+
 def write_image(
     path: str | os.PathLike, array: np.ndarray, mode: str, value_range: tuple[float, float] = (0.0, 1.0)
 ) -> list[str]:
@@ -125,10 +129,10 @@ def lenient() -> Iterator[None]:
 
 
 def check_cv2_size(path: Path, width: int, height: int) -> None:
-    """Raise UserError for a picture larger than OpenCV takes."""
+    """Raise TooLarge for a picture larger than OpenCV takes."""
     if width * height > CV2_PIXELS or max(width, height) > CV2_SIDE:
         limit = f"{CV2_PIXELS} pixels and {CV2_SIDE} on a side"
-        raise UserError(f"{path}: {width} x {height} at this depth; OpenCV's limit is {limit}: use a .npy file")
+        raise TooLarge(f"{path}: {width} x {height} at this depth; OpenCV's limit is {limit}: use a .npy file")
 
 
 def row_blocks(height: int, row_values: int) -> Iterator[slice]:

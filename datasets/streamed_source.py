@@ -15,7 +15,10 @@ from datasets.source import Signal, Source, points
 
 
 class Reader(Protocol):
-    """What gives the cells of level 0; from one thread at a time."""
+    """What gives the cells of level 0, of `shape` with the channels last; from one thread at a time."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
     def read(self, region: Box) -> np.ndarray:
         """The cells of a region as they are stored, [*region, c]."""

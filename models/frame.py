@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from datasets.grid import Box, Grid
+from datasets.resample import Axis, made_from, resample
 
 
 @dataclass(frozen=True)
@@ -62,38 +62,26 @@ class Frame:
         if self._own:
             return self._own[0]
         for level in reversed(range(self.grid.n_levels)):
-            if all(step >= unit for _, step, unit in self._axes(level)):
+            if all(axis.step >= axis.unit for axis in self._axes(level)):
                 return level
         return 0
 
     @property
     def interpolated(self) -> bool:
         """Whether it asks for more cells than the finest level has, along any axis."""
-        return not self._own and any(step < unit for _, step, unit in self._axes(self.source))
+        return not self._own and any(axis.step < axis.unit for axis in self._axes(self.source))
 
     def cells(self, part: Box) -> Box:
         """The cells of the level `source` that a part of the frame is made from."""
         if self._own:
             return part.map(lambda a, b, first: (a + first, b + first), self._own[1].start)
-        box = part.map(lambda a, b, axis: _reach(*axis, a, b), self._axes(self.source))
-        edge = self.grid.level_box(self.source).stop
-        return box.map(lambda a, b, n: (min(max(a, 0), n - 1), min(max(b, 1), n)), edge)
+        return made_from(self._axes(self.source), part, self.grid.level_box(self.source).stop)
 
     def resample(self, values: Tensor, part: Box) -> Tensor:
         """A part of the frame, [*part, c], from its `cells`, [*cells, c]. The same bits whatever part is asked for."""
         if self._own:
             return values
-        box = self.cells(part)
-        for axis, (a, b) in enumerate(zip(part.start, part.stop, strict=True)):
-            first, weights = _taps(*self._axes(self.source)[axis], a, b)
-            shape = [-1 if k == axis else 1 for k in range(values.ndim)]
-            found = 0
-            for tap, weight in enumerate(weights):
-                index = (first + tap).clamp_(box.start[axis], box.stop[axis] - 1) - box.start[axis]
-                near = values.index_select(axis, index.to(values.device))
-                found = near.mul_(weight.float().to(values.device).view(shape)).add_(found)
-            values = found
-        return values
+        return resample(self._axes(self.source), values, self.cells(part), part)
 
     def strips(self, most_cells: int) -> Iterator[Box]:
         """Cut the frame along its slow axis into parts of at most `most_cells` cells, and made from about as many.
@@ -108,20 +96,20 @@ class Frame:
                 yield Box((a - box.start[0], *self.whole.start[1:]), (b - box.start[0], *self.size[1:]))
             return
         first = self.cells(Box(self.whole.start, (1, *self.size[1:])))
-        _, step, unit = self._axes(self.source)[0]
-        made_from = math.prod(first.shape[1:]) * step // unit
-        rows = max(1, most_cells // max(made_from, math.prod(self.size[1:])))
-        if step >= unit:
+        slow = self._axes(self.source)[0]
+        below = math.prod(first.shape[1:]) * slow.step // slow.unit
+        rows = max(1, most_cells // max(below, math.prod(self.size[1:])))
+        if slow.step >= slow.unit:
             # Thinner strips would decode every row of blocks several times.
-            rows = max(rows, self.grid.patch[0] * unit // step)
+            rows = max(rows, self.grid.patch[0] * slow.unit // slow.step)
         for a in range(0, self.size[0], rows):
             yield Box((a, *self.whole.start[1:]), (min(a + rows, self.size[0]), *self.size[1:]))
 
-    def _axes(self, level: int) -> list[tuple[int, int, int]]:
-        """For each axis the begin of the frame, the width of its cells and of those of a level, in a common unit."""
+    def _axes(self, level: int) -> list[Axis]:
+        """How the frame lies over the cells of a level."""
         finer, coarser = 2 ** max(self.level - level, 0), 2 ** max(level - self.level, 0)
         return [
-            (a * n * finer, (b - a) * finer, n * coarser)
+            Axis(a * n * finer, (b - a) * finer, n * coarser)
             for a, b, n in zip(self.region.start, self.region.stop, self.size, strict=True)
         ]
 
@@ -144,39 +132,3 @@ class Frame:
             if a % factor or (b % factor and b != n):
                 return None
         return self.region.map(lambda a, b: (a // factor, -(-b // factor)))
-
-
-def _taps(begin: int, step: int, unit: int, a: int, b: int) -> tuple[Tensor, list[Tensor]]:
-    """What cells a to b of a frame are made of, along one axis: the first source cell of each, int64 [b - a], and the
-    weights, float64 [b - a] each, of that and of the next ones. Frame cells are `step` wide, source cells `unit`."""
-    lo = begin + step * torch.arange(a, b)
-    if step < unit:
-        centre = (lo.double() + step / 2) / unit - 0.5
-        near = centre.floor()
-        return near.long() - 1, _cubic(centre - near)
-    first = lo // unit
-    left = (first * unit - lo).double()
-    # Source cell k of those that a frame cell may cover begins at left + k * unit from its begin.
-    spans = [
-        (left + (k + 1) * unit).clamp_(max=step) - (left + k * unit).clamp_(0, step)
-        for k in range(-(-step // unit) + 1)
-    ]
-    return first, [span / step for span in spans]
-
-
-def _reach(begin: int, step: int, unit: int, a: int, b: int) -> tuple[int, int]:
-    """The source cells, from and up to, that cells a to b of a frame have a weight of; some may lie beyond the edge."""
-    if step < unit:
-        first, weights = _taps(begin, step, unit, a, b)
-        return first[0].item(), first[-1].item() + len(weights)
-    return (begin + step * a) // unit, -(-(begin + step * b) // unit)
-
-
-def _cubic(t: Tensor) -> list[Tensor]:
-    """Catmull-Rom's weights of the four cells around a place, 0 <= t < 1 beyond the second of them."""
-    return [
-        ((2 - t) * t - 1) * t / 2,
-        ((3 * t - 5) * t * t + 2) / 2,
-        ((4 - 3 * t) * t + 1) * t / 2,
-        (t - 1) * t * t / 2,
-    ]

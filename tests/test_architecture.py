@@ -25,6 +25,7 @@ FLOORS = {
     "metrics": 1,
     "render": 1,
     "datasets.grid": 1,
+    "datasets.resample": 1,
     "models": 1,
     "models.encoding": 1,
     "models.frame": 1,
@@ -48,6 +49,7 @@ FLOORS = {
     "datasets.npy": 2,
     "datasets.occupancy": 2,
     "datasets.raw_tiff": 2,
+    "datasets.resize": 2,
     "datasets.residual": 2,
     "datasets.samples": 2,
     "datasets.source": 2,
@@ -99,7 +101,7 @@ FLOORS = {
 }
 
 # What `models` may take from `datasets`; `datasets` takes nothing from `models`.
-SHARED = {"datasets.grid", "datasets.source", "datasets.residual"}
+SHARED = {"datasets.grid", "datasets.resample", "datasets.source", "datasets.residual"}
 
 # Who may import these, and nobody else.
 ONLY_IN = {

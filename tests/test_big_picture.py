@@ -74,11 +74,25 @@ def test_what_cannot_be_read_by_region_is_one_line(tmp_path):
     Image.fromarray(PLANET).save(tmp_path / "a.bmp")
     with pytest.raises(UserError, match=r"a\.bmp.*\.npy"):
         BigPicture(tmp_path / "a.bmp", tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(PLANET).save(tmp_path / "turned.jpg", exif=exif)
-    with pytest.raises(UserError, match=r"turned\.jpg.*upright"):
-        BigPicture(tmp_path / "turned.jpg", tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "tiled.tif"])
+def test_what_is_stored_turned_comes_upright(tmp_path, name, orientation, monkeypatch):
+    monkeypatch.setattr("datasets.big_picture.STRIP_BYTES", 3 * 90 * 16)
+    if name == "tiled.tif":
+        image = pyvips.Image.new_from_array(PLANET).copy(interpretation="srgb")
+        image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+        image.tiffsave(str(tmp_path / name), tile=True, tile_width=16, tile_height=32)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(PLANET).save(tmp_path / name, exif=exif)
+    whole, _ = read_image(tmp_path / name)
+    picture, generator = BigPicture(tmp_path / name, tmp_path), np.random.default_rng(0)
+    assert picture.shape == whole.shape == ((90, 70, 3) if orientation > 4 else (70, 90, 3))
+    for box in [Box((0, 0), whole.shape[:2]), *(random_box(generator, whole.shape[:2]) for _ in range(3))]:
+        np.testing.assert_array_equal(picture.read(box), Box((0, 0), whole.shape[:2]).crop(whole, box))
 
 
 def test_without_pyvips_it_says_what_to_install(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_image_writer import INTEGERS, picture
+from test_image_writer import picture
 
-from datasets.image import read_image, resize_image
+from datasets.image import read_image
 from datasets.image_writer import write_image
 from utils import UserError
 
@@ -251,35 +251,6 @@ def test_tiff_that_cannot_be_read_right_is_refused(tmp_path, capfd):
     with pytest.raises(UserError, match="damaged"):
         read_image(tmp_path / "lzw.tif")
     assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("dtype", ["bool", *INTEGERS, "int64", "uint64", "float16", "float32", "float64", ">u2"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
-def test_resize(dtype, channels):
-    array = picture((12, 18, channels), dtype)
-    assert resize_image(array, 18, 12) is array
-    for width, height in ((9, 6), (36, 24), (7, 29), (1, 1)):
-        result = resize_image(array, width, height)
-        assert result.shape == (height, width, channels)
-        assert result.dtype == array.dtype.newbyteorder("=")
-    constant = np.full_like(array, array.dtype.type(1))
-    # OpenCV weighs areas in single precision.
-    np.testing.assert_allclose(resize_image(constant, 7, 29).astype(float), 1, atol=1e-6)
-
-
-def test_resize_values():
-    array = picture((12, 18, 3))
-    means = array.reshape(6, 2, 9, 2, 3).mean(axis=(1, 3))
-    assert np.abs(resize_image(array, 9, 6) - means).max() <= 0.5
-    edge = np.zeros((4, 40000, 1), np.uint16)
-    edge[:, 20000:] = 65535
-    small = resize_image(edge, 1000, 2)
-    assert (small[:, :500] == 0).all() and (small[:, 500:] == 65535).all()
-    for dtype in (np.uint64, np.int64, np.int8):
-        limits = np.iinfo(dtype)
-        steps = np.repeat(np.array([limits.min, limits.max], dtype), 8).reshape(1, 16, 1)
-        large = resize_image(steps, 64, 1)
-        assert large[0, 0, 0] == limits.min and large[0, -1, 0] >= limits.max - 2**12
 
 
 def test_nothing_is_printed_by_the_decoders(tmp_path):

@@ -87,12 +87,55 @@ def test_a_value_that_is_not_finite_is_found_and_named(tmp_path, task, shape):
         open_source(task, str(tmp_path / "a.npy"), place=Place("cpu", LITTLE, tmp_path))
 
 
-def test_a_cut_file_and_one_that_is_to_be_resized_are_one_line(tmp_path):
+SIZES = [(45, 35), (90, 71), (123, 20), (200, 150)]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "deep.tif"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_picture_is_resized_to_the_same_numbers_whatever_the_memory(tmp_path, name, size):
+    if not name.endswith(".npy"):
+        pytest.importorskip("pyvips")
+    path = tmp_path / name
+    array = values((70, 90, 3), {"a.png": np.uint8, "a.npy": np.float32, "deep.tif": np.uint16}[name])
+    np.save(path, array) if name == "a.npy" else write_image(path, array, "RGB")
+    held, streamed = (open_source("image", str(path), size, place) for place in (None, Place("cpu", LITTLE, tmp_path)))
+    assert held.shape == size[::-1] and isinstance(held, ArraySource) and isinstance(streamed, StreamedSource)
+    same_at_every_level(held, streamed)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "kind"), [((9, 7), (200, 150), StreamedSource), ((300, 200), (9, 7), ArraySource)]
+)
+def test_what_it_is_resized_to_is_held_where_that_fits(tmp_path, shape, size, kind):
+    np.save(tmp_path / "a.npy", values(shape, np.uint8))
+    held = open_source("image", str(tmp_path / "a.npy"), size)
+    found = open_source("image", str(tmp_path / "a.npy"), size, Place("cpu", Memory(2**16, 2**16), tmp_path))
+    assert isinstance(found, kind)
+    same_at_every_level(held, found)
+
+
+def test_a_zarr_picture_is_resized_as_well(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    array = values((70, 90, 3), np.uint8)
+    zarr.create_array(str(tmp_path / "a.zarr"), data=array, chunks=(16, 16, 3))
+    np.save(tmp_path / "a.npy", array)
+    held = open_source("image", str(tmp_path / "a.npy"), (45, 35))
+    same_at_every_level(held, open_source("image", str(tmp_path / "a.zarr"), (45, 35)))
+    same_at_every_level(held, open_source("image", str(tmp_path / "a.zarr"), (45, 35), Place("cpu", LITTLE, tmp_path)))
+
+
+def test_a_value_that_is_not_finite_is_found_before_it_is_spread(tmp_path):
+    array = values((70, 90), np.float32)
+    array[5, 7] = np.inf
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(UserError, match=r"a\.npy.*cell \[5, 7\]"):
+        open_source("image", str(tmp_path / "a.npy"), (45, 35), Place("cpu", LITTLE, tmp_path))
+
+
+def test_a_cut_file_is_one_line(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, values((70, 90), np.uint8))
-    with pytest.raises(UserError, match="--input_size"):
-        open_source("image", str(path), (45, 35), Place("cpu", LITTLE, tmp_path))
-    assert open_source("image", str(path), (90, 70), Place("cpu", LITTLE, tmp_path)).shape == (70, 90)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"a\.npy: not a whole"):
         open_source("image", str(path), place=Place("cpu", LITTLE, tmp_path))
