@@ -207,7 +207,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
     if "max_time" in given:
         given["max_time"] = _seconds(given["max_time"])
     if "memory" in given:
-        given["memory"] = _bytes(given["memory"])
+        given["memory"] = memory_bytes(given["memory"])
     options = Options(**preset_values(given), **given)
     check(options)
     return options, frozenset(given)
@@ -363,7 +363,8 @@ def _seconds(text: str) -> float:
     return sum(value * 60**power for power, value in enumerate(reversed(values)))
 
 
-def _bytes(text: str) -> int:
+def memory_bytes(text: str) -> int:
+    """The bytes of a size as 1GiB or 800MB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
     _refuse(not match, "memory", f"{text[:40]!r} is no size: give one as 1GiB or 800MB")
     return int(float(match[1]) * UNITS[match[2] or ""])

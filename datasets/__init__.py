@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from datasets.source import ArraySource, Signal, Source, levels_bytes, points
 from datasets.streamed_source import Reader, StreamedSource
 from datasets.volume import read_volume
 from datasets.zarr_array import ZarrArray
-from memory import Memory
+from memory import Memory, memory_of
 from utils import UserError
 
 PLANET_SIZE = (1024, 512)
@@ -38,6 +39,13 @@ class Place:
     device: torch.device | str = "cpu"
     memory: Memory = UNLIMITED
     folder: Path = Path()
+
+    @classmethod
+    def beside(cls, path: str | os.PathLike, device: torch.device, memory: int | None = None) -> "Place":
+        """For looking at what lies at a path: `memory` bytes, or what the machine has free, and scratch files beside
+        it, or where temporary files go if that folder may not be written."""
+        folder = Path(path).absolute().parent
+        return cls(device, memory_of(memory, device), folder if os.access(folder, os.W_OK) else Path(gettempdir()))
 
 
 def open_source(task: str, path: str | None, size: tuple[int, ...] | None = None, place: Place | None = None) -> Source:

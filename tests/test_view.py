@@ -132,6 +132,24 @@ def test_a_source_of_another_size_is_resized_and_said(folder, serve, capsys):
     assert ask(server, "/tiles/source/-/0/0/0/0/0_0.png")[0] == 200
 
 
+def test_a_source_that_does_not_fit_is_read_by_region(folder, serve, capsys):
+    pytest.importorskip("pyvips")
+    paths = [f"/tiles/{layer}/-/0/0/3/{zoom}/0_0.png" for layer in ("source", "error") for zoom in (0, 2)]
+    held = serve(folder / "image.safetensors", "")
+    wanted = [ask(held, path) for path in paths]
+    streamed = view.open_server(folder / "image.safetensors", "", port=0, memory=2**16)
+    assert "truth.png is read by region" in capsys.readouterr().err
+    assert [streamed.answer(path)[1] for path in paths] == [body for _, _, body in wanted]
+    streamed.server_close()
+    assert {file.suffix for file in folder.iterdir()} <= {".png", ".safetensors", ".npy"}
+
+
+@pytest.mark.parametrize("words", [["--memory", "1MB", "--source"], ["--memory", "1GiB"], ["--memory", "much"]])
+def test_a_memory_that_makes_no_sense_is_refused(folder, words):
+    with pytest.raises(UserError, match="--memory"):
+        view.main([str(folder / "image.safetensors"), *words])
+
+
 def test_what_cannot_be_used_is_said_in_a_line(folder):
     write_image(folder / "grey.png", np.zeros((*GRID.shape, 1), np.uint8), "grey")
     np.save(folder / "grid.npy", np.zeros((4, 4, 4), bool))
