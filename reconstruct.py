@@ -94,10 +94,11 @@ def decode_strips(
     Together they have the shape of the region, or `size`.
     """
     size = size or region.shape
-    parts = list(pyramid.strips(level, region, size=size))
-    for part in tqdm(parts, unit="strip", delay=1, leave=False, disable=not sys.stderr.isatty()):
-        values = pyramid.decode(region, level, size, part)
-        yield values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
+    with tqdm(total=size[0], unit="row", delay=1, leave=False, disable=not sys.stderr.isatty()) as bar:
+        for part in pyramid.strips(level, region, size=size):
+            values = pyramid.decode(region, level, size, part)
+            yield values.cpu().numpy() > threshold if signal.dtype == "bool" else signal.restore(values)
+            bar.update(part.shape[0])
 
 
 def show_blocks(model: str | Path, out: str | Path) -> list[str]:

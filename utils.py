@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -95,6 +96,15 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_room(folder: str | os.PathLike, size: int) -> None:
+    """Raise UserError where a file of `size` bytes is more than the disk of a folder has free."""
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"{folder}: this takes {size / 1e9:.3g} GB on disk, and {free / 1e9:.3g} GB are free: free some space, "
+            "choose another folder, or a smaller size"
+        )
 
 
 def hash_bits(*keys: int | torch.Tensor) -> torch.Tensor:

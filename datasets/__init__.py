@@ -19,7 +19,7 @@ from datasets.image_format import COUNT_MODES
 from datasets.image_writer import TooLarge
 from datasets.occupancy import OccupancyGrid
 from datasets.resize import resized
-from datasets.samples import TILE, planet
+from datasets.samples import MAX_SIZE, TILE, planet
 from datasets.source import ArraySource, Signal, Source, levels_bytes, points
 from datasets.streamed_source import Reader, StreamedSource
 from datasets.volume import read_volume
@@ -112,6 +112,8 @@ def _resized(path: str, reader: Reader, size: tuple[int, ...], place: Place) -> 
 
 
 def _open_planet(width: int, height: int, place: Place) -> Source:
+    if max(width, height) > MAX_SIZE:
+        raise UserError(f"--input_size {width} {height}: the sample has at most {MAX_SIZE} pixels along an axis")
     shape = (height, width, 3)
     if place.memory.holds(math.prod(shape), levels_bytes(shape[:2], 3)):
         return ArraySource(array := planet(height, width), Signal.of(array, "RGB"), place.device)

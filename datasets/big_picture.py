@@ -4,13 +4,15 @@ Tiled TIFF, and so BigTIFF, OME-TIFF and most whole-slide images, is read where 
 decoded from top to bottom, so they are decoded once into a scratch file of raw numbers, as is what lies turned.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.file_array import FileArray
 from datasets.grid import Box
-from datasets.image import TIFF_STARTS, tiff_tags, turned, turned_box
+from datasets.image import TIFF_STARTS, check_planes, tiff_tags, turned, turned_box
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import lenient
 from datasets.source import points
@@ -22,7 +24,8 @@ DTYPES = {
     "uchar": "uint8", "char": "int8", "ushort": "uint16", "short": "int16", "uint": "uint32", "int": "int32",
     "float": "float32", "double": "float64",
 }  # fmt: skip
-TILE_WIDTH = 322
+TILE_WIDTH, EXTRA_SAMPLES = 322, 338
+ASSOCIATED = 1
 
 
 class BigPicture:
@@ -45,13 +48,19 @@ class BigPicture:
         self.path, self._error = path, pyvips.Error
         # Its cache of finished operations would hold on to what was read.
         pyvips.cache_set_max(0)
-        tiled = _is_tiled(path)
+        tags = _tags(path)
+        check_planes(path, tags)
+        tiled = TILE_WIDTH in tags
         image = self._try(lambda: pyvips.Image.new_from_file(str(path), access="random" if tiled else "sequential",
                                                              fail_on="error"))  # fmt: skip
         self.mode = "CMYK" if image.interpretation == "cmyk" else COUNT_MODES.get(image.bands)
         if self.mode is None or image.format not in DTYPES:
             raise UserError(f"{path}: {image.bands} channels of {image.format} cannot be read by region: save it as "
                             ".npy, or raise --memory")  # fmt: skip
+        # Colours of 8 bits are divided by it where they are decoded whole.
+        if image.format == "uchar" and ASSOCIATED in np.atleast_1d(tags.get(EXTRA_SAMPLES, 0)):
+            raise UserError(f"{path}: colours multiplied by their alpha cannot be read by region: save it with plain "
+                            "(unassociated) alpha, or raise --memory")  # fmt: skip
         orientation = image.get("orientation") if image.get_typeof("orientation") else 1
         height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
         self.shape, self.dtype = (height, width, image.bands), np.dtype(DTYPES[image.format])
@@ -84,12 +93,13 @@ class BigPicture:
                             "get a complete copy, or save it as a tiled TIFF or as .npy") from None  # fmt: skip
 
 
-def _is_tiled(path: Path) -> bool:
+def _tags(path: Path) -> Mapping[int, Any]:
+    """The tags of a TIFF's first page; none of another file."""
     with open(path, "rb") as file:
         header = file.read(16)
     try:
         with lenient():
-            return header[:4] in TIFF_STARTS and TILE_WIDTH in tiff_tags(path, header)
+            return tiff_tags(path, header) if header[:4] in TIFF_STARTS else {}
     # Whatever is wrong with the file, its decoder says it.
     except Exception:
-        return False
+        return {}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.grid import Box
-from utils import UserError
+from utils import UserError, check_room
 
 
 class FileArray:
@@ -42,7 +42,11 @@ class FileArray:
 
     @classmethod
     def scratch(cls, folder: Path, shape: tuple[int, ...], dtype: np.dtype | type) -> "FileArray":
-        """A new array in a file without a name in `folder`: however the process ends, nothing of it is left."""
+        """A new array in a file without a name in `folder`: however the process ends, nothing of it is left.
+
+        Raises UserError where the disk has no room for it.
+        """
+        check_room(folder, math.prod(shape) * np.dtype(dtype).itemsize)
         with tempfile.TemporaryFile(dir=folder) as file:
             return cls(os.dup(file.fileno()), shape, dtype, 0, f"a scratch file in {folder}")
 

@@ -3,8 +3,12 @@
 Pillow decodes; OpenCV takes what Pillow would reduce to 8 bits or cannot hold (16-bit colour, float and signed TIFF).
 """
 
+import math
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -97,6 +101,19 @@ def tiff_tags(path: Path, header: bytes) -> TiffImagePlugin.ImageFileDirectory_v
     return tags
 
 
+def check_planes(path: Path, tags: Mapping[int, Any]) -> None:
+    """Raise UserError for an OME-TIFF whose channels, slices or times are pages, of which only one would be read."""
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*", str(tags.get(270, "")))
+    if not pixels or "openmicroscopy" not in tags[270].lower():
+        return
+    sizes = {axis: int(n) for axis, n in re.findall(r'\bSize([CZT])="(\d+)"', pixels[0])}
+    pages = math.prod(sizes.values()) // (tags.get(277, 1) if sizes.get("C") == tags.get(277, 1) else 1)
+    if pages > 1:
+        told = ", ".join(f"{n} along {axis}" for axis, n in sizes.items())
+        raise UserError(f"{path}: an OME-TIFF of {pages} pages ({told}), of which one would be read: save it as one "
+                        ".npy array (y, x, channels), as OME-Zarr, or one page of it")  # fmt: skip
+
+
 def _read_header(path: Path) -> bytes:
     try:
         if path.is_dir():
@@ -133,6 +150,7 @@ def _read_npy(path: Path) -> tuple[np.ndarray, str]:
 
 def _read_tiff(path: Path, header: bytes) -> tuple[np.ndarray, str]:
     tags = tiff_tags(path, header)
+    check_planes(path, tags)
     ends = np.add(tags.get(273, tags.get(324)), tags.get(279, tags.get(325, 0)))
     # OpenCV fills what is missing of a truncated file with zeros and says nothing.
     if np.max(ends) > path.stat().st_size:

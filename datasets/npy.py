@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils import atomic_write
+from utils import atomic_write, check_room
 
 
 def write_npy(path: Path, strips: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype | str) -> None:
@@ -26,7 +26,11 @@ def write_npy(path: Path, strips: Iterable[np.ndarray], shape: tuple[int, ...], 
 
 
 def write_cells(file: BinaryIO, strips: Iterable[np.ndarray], n_cells: int, dtype: np.dtype | str) -> None:
-    """Write the bytes of strips that have `n_cells` numbers of `dtype` between them, else raise ValueError."""
+    """Write the bytes of strips that have `n_cells` numbers of `dtype` between them, else raise ValueError.
+
+    Raises UserError before any strip is drawn where the disk has no room for them.
+    """
+    check_room(Path(file.name).parent, n_cells * np.dtype(dtype).itemsize)
     written = 0
     for strip in strips:
         if strip.dtype != dtype:

@@ -99,3 +99,22 @@ def test_without_pyvips_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvips", None)
     with pytest.raises(UserError, match="pip install"):
         BigPicture(write("rgb.jpg", tmp_path), tmp_path)
+
+
+def test_what_would_come_otherwise_than_from_memory_is_refused(tmp_path):
+    image = pyvips.Image.new_from_array(DEEP.astype(np.uint8)).copy(interpretation="srgb").premultiply().cast("uchar")
+    image.tiffsave(str(tmp_path / "a.tif"), tile=True, premultiply=True)
+    with pytest.raises(UserError, match=r"a\.tif.*alpha"):
+        BigPicture(tmp_path / "a.tif", tmp_path)
+
+
+@pytest.mark.parametrize(("sizes", "pages"), [((1, 1, 1), 1), ((3, 1, 1), 3), ((2, 5, 4), 40)])
+def test_pages_that_are_channels_or_slices_are_not_left_out_in_silence(tmp_path, sizes, pages):
+    text = 'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels SizeC="{}" SizeZ="{}" SizeT="{}"/>'
+    Image.fromarray(PLANET[..., 0]).save(tmp_path / "a.tif", tiffinfo={270: "<OME " + text.format(*sizes)})
+    for read in (read_image, lambda path: BigPicture(path, tmp_path)):
+        if pages == 1:
+            read(tmp_path / "a.tif")
+            continue
+        with pytest.raises(UserError, match=rf"OME-TIFF of {pages} pages"):
+            read(tmp_path / "a.tif")

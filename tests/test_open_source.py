@@ -139,3 +139,12 @@ def test_a_cut_file_is_one_line(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"a\.npy: not a whole"):
         open_source("image", str(path), place=Place("cpu", LITTLE, tmp_path))
+
+
+@pytest.mark.parametrize("size", [(10**11, 10**11), (10**6, 10**6)])
+def test_an_absurd_size_is_refused_before_anything_is_done(tmp_path, size):
+    np.save(tmp_path / "a.npy", values((70, 90), np.uint8))
+    with pytest.raises(UserError, match="GB on disk"):
+        open_source("image", str(tmp_path / "a.npy"), size, Place("cpu", LITTLE, tmp_path))
+    with pytest.raises(UserError, match="--input_size"):
+        open_source("image", None, size, Place("cpu", LITTLE, tmp_path))
