@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ MOST = {
     "batch_size": 2**20,
     "b_chunks": 2**24,
     "n_scales": 64,
+    # Float32 sums know no smaller errors.
+    "target_psnr": 120,
 }
 LEAST_MEMORY = 2**26
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -180,6 +183,40 @@ class Options:
     quiet: bool = option(False, "no progress on stderr", action="store_true")
 
 
+def _one_level(o: Options) -> bool:
+    return o.n_scales == 1
+
+
+def _no_residual(o: Options) -> bool:
+    return o.pyr == "gaussian" or _one_level(o)
+
+
+def _no_hidden_layer(o: Options) -> bool:
+    return o.n_layers == 1
+
+
+# Options, when they change nothing as far as the command line says, and what makes it so.
+IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
+    (("n_freq",), lambda o: not o.use_pe, "--no-use_pe"),
+    (("n_hidden", "activation", "omega_0"), _no_hidden_layer, "--n_layers 1, which has no hidden layer"),
+    (("omega_0",), lambda o: o.activation != "sine", "--activation gaussian"),
+    (("pyr", "coarse_share"), _one_level, "--n_scales 1"),
+    (("output", "use_amplitude"), _no_residual, "--pyr gaussian or --n_scales 1, where no level learns a residual"),
+    (("a",), lambda o: (o.activation == "sine" or _no_hidden_layer(o)) and (o.output != "sin" or _no_residual(o)),
+     "networks that have neither a Gaussian layer nor a sin output"),
+    (("output_start",), lambda o: o.solve_start, "--solve_start, which solves the output layer"),
+    (("weight_sharing",), lambda o: o.weight_sharing != "none" and _one_level(o), "--n_scales 1"),
+    (("weight_sharing",), lambda o: o.weight_sharing == "paper" and o.n_scales == 2,
+     "--n_scales 2, as it begins at the third level"),
+    (("weight_sharing",), lambda o: _no_hidden_layer(o) and
+     (o.weight_sharing == "inherit" or (o.weight_sharing == "exact" and o.pyr == "laplacian")),
+     "--n_layers 1, which has no hidden layer to inherit"),
+    (("beta2",), lambda o: o.optimizer not in ("radam", "adam"), "an --optimizer other than radam and adam"),
+    (("prune_thr",), lambda o: bool(o.num_epochs) and max(o.num_epochs) <= o.val_freq,
+     "--val_freq at --num_epochs or above, where training ends before a pruning"),
+)  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with errors as one line."""
 
@@ -210,6 +247,8 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
         given["memory"] = memory_bytes(given["memory"])
     options = Options(**preset_values(given), **given)
     check(options)
+    if not options.resume:
+        _refuse_idle(options, frozenset(given))
     return options, frozenset(given)
 
 
@@ -243,14 +282,7 @@ def check(o: Options) -> None:
     _refuse(not 0 <= o.seed < 2**31, "seed", f"must be between 0 and 2147483647, not {o.seed}")
     _refuse(o.target_psnr is not None and o.loss_thr is not None, "target_psnr", "sets loss_thr: give one of the two")
     _refuse(not 0 < o.beta2 < 1, "beta2", f"must be between 0 and 1, not {o.beta2}")
-    _refuse(
-        o.beta2 != Options.beta2 and o.optimizer not in ("radam", "adam"),
-        "beta2",
-        f"has no meaning with {o.optimizer}: leave it out",
-    )
     _refuse(o.n_freq is not None and not 1 <= o.n_freq <= 24, "n_freq", f"must be between 1 and 24, not {o.n_freq}")
-    _refuse(o.n_freq is not None and not o.use_pe, "n_freq", "has no meaning with --no-use_pe: leave one of them out")
-    _refuse(o.omega_0 is not None and o.activation != "sine", "omega_0", "needs --activation sine: leave it out")
     _refuse(
         o.n_scales is not None and o.num_epochs is not None and len(o.num_epochs) not in (1, o.n_scales),
         "num_epochs", f"has {len(o.num_epochs or ())} numbers for {o.n_scales} scales: give one, or one per scale",
@@ -261,7 +293,6 @@ def check(o: Options) -> None:
         _refuse(
             value is not None and max(values) > most, name, f"must be at most {most}, not {' '.join(map(str, values))}"
         )
-    _refuse(o.n_layers == 1 and o.n_hidden is not None, "n_hidden", "has no meaning with --n_layers 1: leave it out")
     bad_name = o.exp_name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", o.exp_name)
     _refuse(
         bad_name or len(o.exp_name or "") > 200 or o.exp_name in (".", ".."),
@@ -270,6 +301,13 @@ def check(o: Options) -> None:
     )
     _refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
     _refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
+
+
+def _refuse_idle(o: Options, given: frozenset[str]) -> None:
+    """Refuse options that are given and change nothing."""
+    for names, idle, where in IDLE:
+        for name in names:
+            _refuse(name in given and idle(o), name, f"has no meaning with {where}: leave one of them out")
 
 
 def settle(o: Options, shape: tuple[int, ...]) -> Options:

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_opt import IDLE
 
 import models.level_fit
 import models.miner
@@ -202,6 +203,16 @@ def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys)
     run_command(lambda: main(["--exp_name", "x", "--resume"]))
     assert "finished" in capsys.readouterr().out
     assert "nothing to resume" in refused(capsys, "--exp_name", "y", "--resume")
+
+
+@pytest.mark.parametrize(("command", "added"), IDLE)
+def test_an_option_that_is_refused_as_idle_would_change_nothing(command, added, monkeypatch):
+    usual = ["--input_size", "24", "16", "--patch_size", "8", "--quiet", *command.split()]
+    usual += [] if "--n_scales" in command else ["--n_scales", "3"]
+    usual += [] if "--num_epochs" in command else ["--num_epochs", "2"]
+    monkeypatch.setattr(opt, "IDLE", ())
+    alone, both = (train(*opt.parse(argv)) for argv in (usual, [*usual, *added.split()]))
+    assert (alone["psnr"], alone["psnr_worst_block"]) == (both["psnr"], both["psnr_worst_block"])
 
 
 def test_options_that_contradict_the_run_are_named(capsys, monkeypatch):
