@@ -360,6 +360,15 @@ def contradictions(o: Options, given: frozenset[str], stored: Options) -> list[s
     return sorted(name for name in names if _differ(name, getattr(o, name), stored))
 
 
+def written(name: str, value: Any) -> str:
+    """An option as a command line has it."""
+    if value is None:
+        return f"no --{name}"
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    return f"--{name} {_words(value) if isinstance(value, tuple) else value}"
+
+
 def _differ(name: str, value: Any, stored: Options) -> bool:
     was = getattr(stored, name)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(was, tuple):

@@ -35,8 +35,10 @@ def read_progress(store: Store, model_path: Path) -> dict[str, Any]:
 def resumed(options: Options, given: frozenset[str], stored: Options) -> Options:
     """The options of the run, with those of this call that may differ."""
     if wrong := opt.contradictions(options, given, stored):
-        told = ", ".join(f"--{name} (was {getattr(stored, name)})" for name in wrong)
-        raise UserError(f"--resume: these options contradict the run's: {told}: leave them out")
+        asked, began = (", ".join(opt.written(name, getattr(o, name)) for name in wrong) for o in (options, stored))
+        raise UserError(
+            f"{asked}: the run to resume began with {began}: leave that out, or start over without --resume"
+        )
     free = [name for name in opt.FREE_ON_RESUME if name in given or name not in opt.KEPT_ON_RESUME]
     return dataclasses.replace(stored, **{name: getattr(options, name) for name in free})
 

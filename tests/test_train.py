@@ -220,8 +220,11 @@ def test_options_that_contradict_the_run_are_named(capsys, monkeypatch):
     with pytest.raises(RuntimeError):
         run("--exp_name", "x")
     capsys.readouterr()
-    line = refused(capsys, "--exp_name", "x", "--resume", "--lr", "0.5", "--n_hidden", "20")
-    assert "--lr" in line and "--n_hidden" not in line
+    other = ["--lr", "0.5", "--patch_size", "8", "--no-use_pe", "--omega_0", "25", "--n_hidden", "20"]
+    assert refused(capsys, "--exp_name", "x", "--resume", *other) == (
+        "error: --lr 0.5, --omega_0 25.0, --patch_size 8, --no-use_pe: the run to resume began with --lr 0.03, "
+        "no --omega_0, --patch_size 16 16, --use_pe: leave that out, or start over without --resume\n"
+    )
 
 
 def test_starting_over_says_so_and_keeps_the_old_model_until_the_new_one_is_whole(capsys, monkeypatch):
