@@ -1,6 +1,7 @@
 """What every room may use: user errors, atomic writes, stateless random numbers, measured memory."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import platform
@@ -51,14 +52,22 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+_MEND = {
+    None: "free some space, or choose a writable folder",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or choose another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or choose a writable folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be: move it away"),
+    errno.EISDIR: "a folder is where a file should be: move it away, or give another name",
+}
+
+
 def complaint(error: Exception) -> str | None:
     """What the user can do about an error, in one line; None if it is not the user's to mend."""
     line = None
     if isinstance(error, UserError):
         line = str(error)
     elif isinstance(error, OSError):
-        what = error.strerror or error
-        line = f"{error.filename or 'a file'}: {what}: free some space, or choose a writable folder"
+        line = f"{error.filename or 'a file'}: {error.strerror or error}: {_MEND.get(error.errno, _MEND[None])}"
     elif isinstance(error, ModuleNotFoundError):
         line = f"this needs the package {error.name}: pip install -r requirements.txt"
     elif isinstance(error, torch.OutOfMemoryError):
@@ -76,17 +85,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed into place.
 
     The temporary name keeps the ending of `path`, because writers choose the format by it. On any error the
-    temporary file is removed and whatever `path` was before stays.
+    temporary file is removed and whatever `path` was before stays; an OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        try:
-            yield temporary
-        except OSError as error:
-            # Writing to an open file fails without its name.
-            raise OSError(error.errno, error.strerror or str(error), error.filename or str(path)) from error
+        yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # Some writers make private files; the result is as readable as any other file of the user.
@@ -94,8 +99,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
+    except OSError as error:
+        # Writing to an open file fails without its name, and nobody knows the temporary one.
+        known = error.filename and str(error.filename) != str(temporary)
+        name = error.filename if known else str(path)
+        raise OSError(error.errno, error.strerror or str(error), name) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def check_room(folder: str | os.PathLike, size: int) -> None:

@@ -76,6 +76,36 @@ def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path, error, writ
     assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path, monkeypatch):
+    def complaint_of(path, write):
+        with pytest.raises(OSError) as error, atomic_write(path) as temporary:
+            write(temporary)
+        assert ".part" not in complaint(error.value)
+        return complaint(error.value)
+
+    def full(temporary):
+        with open(temporary, "wb"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def forbidden(temporary):
+        raise PermissionError(errno.EACCES, "Permission denied", str(temporary))
+
+    def lost(_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "input.png")
+
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, write, says in (
+        (tmp_path / "a.bin", full, f"{tmp_path}/a.bin: No space left on device: free some space"),
+        (tmp_path / "a.bin", forbidden, f"{tmp_path}/a.bin: Permission denied: change its permissions"),
+        (tmp_path / "a.bin", lost, "input.png: No such file"),
+        (tmp_path / "folder", lambda temporary: temporary.touch(), f"{tmp_path}/folder: Is a directory: a folder is"),
+        (tmp_path / "file" / "a.bin", full, f"{tmp_path}/file: File exists: a file is where a folder should be"),
+        (tmp_path / "file" / "new" / "a.bin", full, f"{tmp_path}/file/new: Not a directory: a file is where"),
+    ):
+        assert complaint_of(path, write).startswith(says)
+
+
 def ended(capsys, error):
     def main():
         if error is not None:
