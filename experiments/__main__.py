@@ -36,12 +36,22 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1")
+    if arguments.stand_ins and not arguments.stand_ins.is_dir():
+        parser.error(f"--stand_ins {arguments.stand_ins}: no such folder: give one that holds the pictures")
     deadline = time.time() + arguments.seconds
     folder, asked = arguments.folder, arguments.tables
     names = [name for name in asked if name != "show"]
+    usual = parser.parse_args(["show"])
+    for option in ("only", "stand_ins", "jobs", "seconds", "tiny") if "show" in asked else ():
+        if getattr(arguments, option) != getattr(usual, option):
+            parser.error(f"--{option} is for measuring, and show measures nothing: leave it out")
+    wanted = {}
     for name in names if "show" not in asked else ():
         table = [replace(row, place=n) for n, row in enumerate(TABLES[name](folder, arguments.stand_ins))]
-        found = [row for row in table if _wanted(row.name, arguments.only)]
+        wanted[name] = [row for row in table if _wanted(row.name, arguments.only)]
+    if arguments.only and not any(wanted.values()):
+        parser.error(f"--only {' '.join(arguments.only)}: no row of {', '.join(names)} has that in its name")
+    for name, found in wanted.items():
         measured = rows.run_rows(found, folder, arguments.jobs, deadline, arguments.tiny)
         if name == "curve" and not arguments.only:
             front = curve.again(folder, arguments.stand_ins, measured)

@@ -14,6 +14,7 @@ from experiments.curve import SHAPES, pareto, winners
 from experiments.rows import Row, markdown, measure, read, run_rows
 from experiments.times import draw
 from experiments.variants import VARIANTS, applied, zeroed_gradients
+from utils import run_command
 
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
 
@@ -110,6 +111,23 @@ def test_the_command_measures_and_shows(capsys, monkeypatch):
     assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
     main(["show", "noise"])
     assert capsys.readouterr().out.count("| the settings found, 512 |") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "noise --stand_ins nowhere",
+        "noise --only nonsense",
+        "show noise --only defaults",
+        "show --jobs 2",
+        "noise --jobs 0",
+    ],
+)
+def test_words_of_the_command_that_mean_nothing_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(words.split()))
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and line.count("\n") == 1 and words.split()[-2] in line
 
 
 def test_times_are_drawn(tmp_path):
