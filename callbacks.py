@@ -1,12 +1,15 @@
 """What a run shows while it trains: a progress bar, TensorBoard's curves and pictures. None of it changes a result."""
 
+import math
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from datasets.source import Source
@@ -17,6 +20,8 @@ from pictures import level_pictures
 SURFACE_CELLS = 96
 # Seconds after which a first round of the fused engine that has not ended is one that compiles.
 PATIENCE = 1.5
+# Final figures by which TensorBoard compares runs.
+COMPARED = ("psnr", "psnr_worst_block", "ssim", "iou", "n_params", "model_bytes", "fit_s")
 
 
 class Figures(pl.Callback):
@@ -42,6 +47,14 @@ class Figures(pl.Callback):
 def _epochs(module: Miner, levels: int) -> int:
     """Epochs of the first levels that were finished."""
     return sum(module.recipe.epochs[report.level] for report in module.reports[:levels])
+
+
+def show_result(logger: TensorBoardLogger, options: dict[str, Any], result: dict[str, Any]) -> None:
+    """Put options and final figures beside those of other runs in TensorBoard's HPARAMS."""
+    figures = {name: result.get(name) for name in COMPARED}
+    figures = {f"result/{name}": x for name, x in figures.items() if x is not None and math.isfinite(x)}
+    logger.log_hyperparams(options, figures)
+    logger.finalize("success")
 
 
 class Progress(pl.Callback):

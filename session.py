@@ -49,7 +49,8 @@ def start_over(store: Store, model_path: Path, logs: Path) -> None:
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
         print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
     store.clear()
-    for old in (*logs.glob("events.out.tfevents.*"), *logs.glob("result.json"), *model_path.parent.glob(".*.part.*")):
+    curves = [file for name in ("events.out.tfevents.*", "hparams.yaml", "result.json") for file in logs.glob(name)]
+    for old in (*curves, *model_path.parent.glob(".*.part.*")):
         old.unlink()
 
 

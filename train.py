@@ -134,7 +134,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         from pytorch_lightning.strategies import SingleDeviceStrategy
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-        from callbacks import Figures, Pictures, Progress
+        from callbacks import Figures, Pictures, Progress, show_result
         from models.miner import Miner
 
         logs = Path("logs") / options.exp_name
@@ -153,14 +153,17 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         *([] if options.quiet else [Progress()]),
         *([Pictures(source, limits.strip_cells)] if options.log_image else []),
     ]
+    logger = False
+    if group.first:
+        logger = TensorBoardLogger("logs", name=options.exp_name, version="", default_hp_metric=False)
+        logger.log_hyperparams(run_facts["options"])
     with calm_lightning():
         # A Trainer for this process's own device, that knows of no others: one that does exchanges a word with them at
         # every batch, and a process that trains fewer rounds would leave the rest waiting.
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, strategy=SingleDeviceStrategy(device),
             max_epochs=-1, callbacks=callbacks if group.first else [], log_every_n_steps=1,
-            logger=TensorBoardLogger("logs", name=options.exp_name, version="") if group.first else False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            logger=logger, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         with group.together():
             pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
@@ -190,6 +193,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         return {}
     with utils.atomic_write(logs / "result.json") as temporary:
         temporary.write_text(json.dumps(utils.jsonable(result), indent=2, allow_nan=False) + "\n")
+    show_result(logger, run_facts["options"], result)
     if not miner.stopped_early:
         store.clear()
     return result
