@@ -1,5 +1,6 @@
 """Which optimizers a run may use, and their state as something that can be cut and joined along the blocks."""
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -78,3 +79,21 @@ def map_rows(function: Callable[..., Tensor], shape: torch.Size, state: dict, *o
         return function(x, *y) if x.shape == shape else x.clone()
 
     return tree_map(apply, state, *others)
+
+
+def step_coefficients(
+    optimizer: str, step: int, lr: float, betas: tuple[float, float], eps: float
+) -> tuple[float, float, float]:
+    """(adaptive, plain, eps') such that step number `step`, from 1, is w -= m (adaptive / (sqrt(v) + eps') + plain).
+
+    As torch.optim has them. RAdam (Liu et al., 2020) is plain momentum until its variance is tractable.
+    """
+    size, correction = lr / (1 - betas[0] ** step), 1 - betas[1] ** step
+    if optimizer == "adam":
+        return size * math.sqrt(correction), 0.0, eps * math.sqrt(correction)
+    most = 2 / (1 - betas[1]) - 1
+    rho = most - 2 * step * betas[1] ** step / correction
+    if rho <= 5:
+        return 0.0, size, eps
+    rectified = math.sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho))
+    return size * math.sqrt(correction) * rectified, 0.0, eps

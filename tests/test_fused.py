@@ -29,7 +29,7 @@ gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 if GPU or INTERPRETED:
     pytest.importorskip("triton")
-    from models.engine.fused import FusedEngine, refusal, step_coefficients
+    from models.engine.fused import FusedEngine, refusal
 
 # Network, blocks, cells of a block, batch, kinds. On the CPU a block and tile take a tenth of a second.
 SMALL = [
@@ -217,25 +217,6 @@ def test_optimizer_carries_on_where_the_other_engine_stopped(optimizer):
     for mine, theirs in pairs:
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().mean().item())
     assert state(found.select(torch.tensor([1], device=DEVICE)))["exp_avg"].shape == (1, network.row_size)
-
-
-@here
-@pytest.mark.parametrize("optimizer", ["radam", "adam"])
-def test_step_coefficients_are_those_of_torch(optimizer):
-    from models.optimizers import TORCH
-
-    w = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
-    theirs, m, v, mine = TORCH[optimizer]([w], lr=0.1), 0.0, 0.0, 0.3
-    for step in range(1, 30):
-        lr = 0.1 / step
-        g = 0.01 * (step % 7 - 3)
-        w.grad = torch.tensor([g], dtype=torch.float64)
-        theirs.param_groups[0]["lr"] = lr
-        theirs.step()
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        adaptive, plain, eps = step_coefficients(optimizer, step, lr, (0.9, 0.999), 1e-8)
-        mine -= m * (adaptive / (v**0.5 + eps) + plain)
-        assert mine == pytest.approx(w.item(), rel=1e-9)
 
 
 @here

@@ -12,7 +12,7 @@ from models.encoding import Encoding
 from models.engine import ReferenceEngine, Round
 from models.engine.contract import cell_order
 from models.network import Network
-from models.optimizers import NAMES, PER_ELEMENT, REFUSED, TORCH, map_rows, optimizer_class
+from models.optimizers import NAMES, PER_ELEMENT, REFUSED, TORCH, map_rows, optimizer_class, step_coefficients
 from utils import UserError
 
 INPUTS = Encoding(2, 1)(Grid((8, 4), (8, 4), 1).coordinates())
@@ -107,3 +107,19 @@ def test_map_rows_touches_what_is_shaped_as_the_rows_only():
     joined = map_rows(lambda *x: torch.cat(x), rows, state, state)
     assert joined["state"][0]["m"].shape == (6, 2)
     assert map_rows(lambda x: x[:1], rows, {}) == {}
+
+
+@pytest.mark.parametrize("optimizer", ["radam", "adam"])
+def test_step_coefficients_are_those_of_torch(optimizer):
+    w = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    theirs, m, v, mine = TORCH[optimizer]([w], lr=0.1), 0.0, 0.0, 0.3
+    for step in range(1, 30):
+        lr = 0.1 / step
+        g = 0.01 * (step % 7 - 3)
+        w.grad = torch.tensor([g], dtype=torch.float64)
+        theirs.param_groups[0]["lr"] = lr
+        theirs.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        adaptive, plain, eps = step_coefficients(optimizer, step, lr, (0.9, 0.999), 1e-8)
+        mine -= m * (adaptive / (v**0.5 + eps) + plain)
+        assert mine == pytest.approx(w.item(), rel=1e-9)
