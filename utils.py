@@ -32,7 +32,7 @@ class Interrupted(UserError):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and turn what the user can mend into one line on stderr and exit code 2."""
     # As Ctrl-C, with all that cleans up behind it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except Interrupted as error:
@@ -50,6 +50,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _MEND = {

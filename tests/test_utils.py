@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -138,6 +139,13 @@ def test_what_the_user_can_mend_is_one_line_and_an_exit_code(capsys, error, code
     found, err = ended(capsys, error)
     assert found == code
     assert says in err and err.count("\n") == bool(says)
+
+
+def test_a_terminated_command_ends_in_good_order_and_leaves_no_handler_behind():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: signal.raise_signal(signal.SIGTERM))
+    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes do not match")], ids=repr)
