@@ -16,6 +16,8 @@ STRIP_VALUE_BYTES = 24
 TARGET_COPIES, ROW_COPIES = 2, 10
 # Larger strips are no faster.
 MOST_STRIP_CELLS = 2**22
+# Nor are more of them ahead.
+MOST_STRIPS_AHEAD = 3
 # Where cgroups 2 and 1 are, and what they call a group's limit and use.
 CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
@@ -38,6 +40,18 @@ class Memory:
         """Cells of a level that are handled at once."""
         return max(1, min(MOST_STRIP_CELLS, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
 
+    def reading(self, channels: int, itemsize: int) -> "Reading":
+        """How a source that is not held stays within the quarter that it would have.
+
+        Args:
+            channels: numbers of a cell.
+            itemsize: bytes of a number in the file.
+        """
+        cells = self.strip_cells(channels)
+        strip = cells * channels * itemsize
+        strips = min(MOST_STRIPS_AHEAD, max(1, min(self.host, self.device) // 32 // strip))
+        return Reading(cells, strips, self.device // 4 - strips * strip)
+
     def limits(self, channels: int, block_cells: int, row_size: int, most_blocks: int) -> "Limits":
         """How a fit stays within this.
 
@@ -49,6 +63,21 @@ class Memory:
         """
         chunk = max(2, min(most_blocks, self.device // 4 // chunk_bytes(1, channels * block_cells, row_size)))
         return Limits(self.strip_cells(channels), self.device // 8 // 4, chunk, self.device // 8)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source that is read by region holds at once.
+
+    Args:
+        strip_cells: cells of level 0 that are handled at once.
+        strips_ahead: strips that are read before they are asked for.
+        level_bytes: what its coarser levels may take on the device; if they take more they stay in files.
+    """
+
+    strip_cells: int
+    strips_ahead: int
+    level_bytes: int
 
 
 @dataclass(frozen=True)

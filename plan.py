@@ -130,7 +130,7 @@ def memory(
 ) -> tuple[int, int]:
     """Bytes of host and of GPU memory at the most, given what the process took before it planned."""
     channels, values = source.signal.channels, source.signal.channels * grid.block_cells
-    held = source.held_bytes - source.raw_bytes if source.held_bytes else 0
+    held = source.level_bytes
     strip = min(limits.strip_cells, grid.level_box(0).size) * channels * STRIP_VALUE_BYTES
     rows, most = 0, 0
     for plan in plans:
@@ -147,7 +147,7 @@ def memory(
     measured = max(strip, windows) if grid.ndim == 2 else strip
     most = held + max(most, rows + (loaded if loaded <= limits.row_bytes else 0) + measured)
     if source.device.type == "cuda":
-        return before + LIGHTNING_BYTES, most + (source.raw_bytes if source.held_bytes else 0)
+        return before + LIGHTNING_BYTES, most + source.held_bytes
     return before + LIGHTNING_BYTES + most, 0
 
 

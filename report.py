@@ -41,8 +41,8 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
     grid = pyramid.grid
     regions = ranks.share([grid.clip(grid.cells_of(blocks), 0) for blocks in grid.boxes(0, most)])
     wider = [Box(tuple(max(0, a - reach) for a in region.start), region.stop) for region in regions]
-    for n, (region, wide) in enumerate(zip(regions, wider, strict=True)):
-        source.expect(wider[n : n + 2], 0)
+    source.expect(wider, 0)
+    for region, wide in zip(regions, wider, strict=True):
         found, truth = pyramid.decode(wide), source.read(wide, 0)
         error = found - truth
         inner = wide.crop(error, region)

@@ -171,14 +171,14 @@ def _source(path: str, reader: Reader, mode: str, place: Place) -> Source:
 def _streamed(path: str | None, reader: Reader, mode: str, place: Place, about=None) -> Source:
     """A source that is read by region."""
     *space, channels = reader.shape
-    strip_cells = place.memory.strip_cells(channels)
+    limits = place.memory.reading(channels, reader.dtype.itemsize)
 
     def parts() -> Iterator[np.ndarray]:
-        for box in points(space, 0).boxes(0, strip_cells):
+        for box in points(space, 0).boxes(0, limits.strip_cells):
             yield _finite(path, box, reader.read(box))
 
     signal = Signal.of_parts(parts(), reader.dtype.newbyteorder("="), channels, mode)
-    return StreamedSource(reader, tuple(space), signal, place.device, about, place.folder, strip_cells)
+    return StreamedSource(reader, tuple(space), signal, place.device, about, place.folder, limits)
 
 
 def _finite(path: str | None, box: Box, cells: np.ndarray) -> np.ndarray:

@@ -115,13 +115,13 @@ class Grid:
         row = math.prod(blocks.shape[1:]) * self.block_cells
         yield from self._cut(blocks, 0, max(most_cells, row))
 
-    def boxes(self, level: int, most_cells: int) -> Iterator[Box]:
-        """Cut a level into boxes of blocks whose numbers are consecutive, in raster order.
+    def boxes(self, level: int, most_cells: int, region: Box | None = None) -> Iterator[Box]:
+        """Cut a level, or the blocks that touch a region of it, into boxes of blocks in raster order.
 
         They are `strips`; where a row has more than `most_cells` cells it is cut along the next axis, and so on, down
-        to single blocks.
+        to single blocks. So the numbers of a box of a level's are consecutive.
         """
-        yield from self._cut(self.blocks_touching(self.level_box(level)), 0, most_cells)
+        yield from self._cut(self.blocks_touching(region or self.level_box(level)), 0, most_cells)
 
     def _cut(self, blocks: Box, axis: int, most_cells: int) -> Iterator[Box]:
         row = math.prod(blocks.shape[axis + 1 :]) * self.block_cells

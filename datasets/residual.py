@@ -77,7 +77,7 @@ class LevelTargets:
     def expect(self, ids: Tensor) -> None:
         """Let the source begin to read the cells of blocks, by number in rising order, that are gathered next."""
         if self._kept is None:
-            self.source.expect([self._cells(strip) for strip in self._strips_of(ids)[:1]], self.level)
+            self.source.expect([self._cells(strip) for strip in self._strips_of(ids)], self.level)
 
     def forget(self) -> None:
         """Free the targets kept from the survey, as there is nothing left to gather, or little."""
@@ -110,10 +110,10 @@ class LevelTargets:
     def _read(self, strips: list[Box]) -> Iterator[tuple[range, Tensor, Tensor]]:
         """Numbers, residual and targets of the blocks of each strip: [n, c, p], zero in the padding."""
         regions = [self._cells(strip) for strip in strips]
-        for n, strip in enumerate(strips):
-            # While this one is worked on, the source reads the next.
-            self.source.expect(regions[n : n + 2], self.level)
-            yield self._numbers(strip), *self._blocks(strip, regions[n])
+        # While one is worked on, the source reads the next.
+        self.source.expect(regions, self.level)
+        for strip, region in zip(strips, regions, strict=True):
+            yield self._numbers(strip), *self._blocks(strip, region)
 
     def _blocks(self, strip: Box, region: Box) -> tuple[Tensor, Tensor]:
         cells = self.source.read(region, self.level)

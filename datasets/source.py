@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datasets.grid import Box, Grid, child, down
+from ranks import Ranks
 from utils import UserError
 
 # Cells turned to float32 at once while a coarser level is made.
@@ -104,14 +105,25 @@ class Source(ABC):
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """What is held on the device once all levels are made."""
+        """What is held of level 0 on the device."""
+
+    @property
+    @abstractmethod
+    def level_bytes(self) -> int:
+        """What is held of coarser levels on the device once all are made."""
 
     @abstractmethod
     def read(self, region: Box, level: int) -> Tensor:
         """The cells of a region of a level, [*region, c] float32 in [0, 1]: 2x means of the level below it."""
 
     def expect(self, regions: Iterable[Box], level: int) -> None:  # noqa: B027 (what is in memory takes no time)
-        """Say which regions are read next, so that a source that takes time for it may begin."""
+        """Say which regions are read next, in their order, so that a source that takes time for it may begin."""
+
+    def prepare(self, n_levels: int, ranks: Ranks) -> None:  # noqa: B027 (nor does it)
+        """Make the coarser levels up to `n_levels` before they are read, which makes them else.
+
+        Several processes share the work, and all of them must call this.
+        """
 
 
 class ArraySource(Source):
@@ -126,7 +138,11 @@ class ArraySource(Source):
 
     @property
     def held_bytes(self) -> int:
-        return self.raw_bytes + levels_bytes(self.shape, self.signal.channels)
+        return self.raw_bytes
+
+    @property
+    def level_bytes(self) -> int:
+        return levels_bytes(self.shape, self.signal.channels)
 
     def read(self, region: Box, level: int) -> Tensor:
         whole = points(self.shape, level).level_box(level)

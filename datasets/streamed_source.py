@@ -1,5 +1,6 @@
-"""A source of any size: level 0 is read from its file by region, coarser levels from scratch files made once."""
+"""A source of any size: level 0 is read from its file by region, level 1 averaged from it, the others are made once."""
 
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from datasets.file_array import FileArray
 from datasets.grid import Box, child, down
-from datasets.source import Signal, Source, points
+from datasets.source import Signal, Source, levels_bytes, points
+from memory import Reading
+from ranks import Ranks
+
+# The finest level that is stored: of a picture of bytes level 1 as float32 has as many bytes as level 0.
+FIRST_STORED = 2
 
 
 class Reader(Protocol):
@@ -27,11 +33,14 @@ class Reader(Protocol):
 class StreamedSource(Source):
     """Reads by region what a reader gives. The values are those of an ArraySource, bit for bit.
 
+    Level 1 is averaged from level 0 whenever it is read. The levels above it are made in one pass over level 0, and
+    held on the device if they have room there, else put in scratch files.
+
     Args:
         reader: gives cells of level 0.
         shape: cells along each axis, slow to fast.
-        folder: where the scratch files of the coarser levels are put; they have no names and vanish with the process.
-        strip_cells: cells of a level handled at once while the next one is made of them.
+        folder: where scratch files are put; they have no names and vanish with the process.
+        limits: what is held at once.
     """
 
     def __init__(
@@ -42,51 +51,138 @@ class StreamedSource(Source):
         device: torch.device | str,
         about: dict[str, Any] | None,
         folder: Path,
-        strip_cells: int,
+        limits: Reading,
     ):
         super().__init__(shape, signal, device, about)
-        self._readers: list[Reader] = [reader]
-        self._folder, self._strip_cells = folder, strip_cells
+        self._reader, self._folder, self._limits = reader, folder, limits
+        self._levels: dict[int, Tensor | FileArray] = {}
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
-        self._expected: dict[tuple[Box, int], Future] = {}
+        # By level and region: what is being read, and what is to be read after it.
+        self._reading: dict[tuple[int, Box], Future] = {}
+        self._wanted: deque[tuple[int, Box]] = deque()
 
     @property
     def held_bytes(self) -> int:
         return 0
 
+    @property
+    def level_bytes(self) -> int:
+        stored = points(self.shape, FIRST_STORED).level_box(FIRST_STORED)
+        channels = self.signal.channels
+        size = 4 * channels * stored.size + levels_bytes(stored.shape, channels)
+        return size if size <= self._limits.level_bytes else 0
+
     def read(self, region: Box, level: int) -> Tensor:
-        if level >= len(self._readers):
-            self._make(level)
-        future = self._expected.pop((region, level), None) or self._begin(region, level)
-        cells = torch.from_numpy(future.result()).to(self.device)
-        return cells if level else self.signal.normalise(cells)
+        if level >= FIRST_STORED and level not in self._levels:
+            self.prepare(level + 1, Ranks())
+        if level != 1:
+            return self._stored(region, level)
+        parts = self._parts(region, 1, 0)
+        if len(parts) == 1:
+            return self._averaged(region, level, 0)
+        found = torch.empty(*region.shape, self.signal.channels, device=self.device)
+        for part in parts:
+            region.crop(found, part)[...] = self._averaged(part, level, 0)
+        return found
 
     def expect(self, regions: Iterable[Box], level: int) -> None:
         """Begin to read regions; what was expected before and not read since is forgotten."""
-        wanted = [(region, level) for region in regions] if level < len(self._readers) else []
-        for key in self._expected.keys() - set(wanted):
-            self._expected.pop(key).cancel()
-        for key in wanted:
-            if key not in self._expected:
-                self._expected[key] = self._begin(*key)
+        if level == 1:
+            self._expect((0, self._below(part, 1, 0)) for region in regions for part in self._parts(region, 1, 0))
+        elif level == 0 or isinstance(self._levels.get(level), FileArray):
+            self._expect((level, region) for region in regions)
+        else:
+            self._expect(())
 
-    def _begin(self, region: Box, level: int) -> Future:
-        def load() -> np.ndarray:
-            cells = self._readers[level].read(region)
+    def prepare(self, n_levels: int, ranks: Ranks) -> None:
+        for level in range(FIRST_STORED, n_levels):
+            if level not in self._levels:
+                # What is made of another stored level costs little, and is not worth sharing.
+                first = level == FIRST_STORED
+                self._levels[level] = self._make(level, 0 if first else level - 1, ranks if first else Ranks())
+
+    def _make(self, level: int, finer: int, ranks: Ranks) -> Tensor | FileArray:
+        """Average a finer level into a level to be stored: in turns, of a strip by each process."""
+        whole, channels = points(self.shape, level).level_box(level), self.signal.channels
+        held = self.level_bytes > 0
+        if held:
+            made = torch.empty(*whole.stop, channels, device=self.device)
+        else:
+            made = FileArray.scratch(self._folder, (*whole.stop, channels), np.float32)
+        # All cut alike, as the one does that has the least memory.
+        strips = self._parts(whole, level, finer, min(ranks.gather(self._limits.strip_cells)))
+        self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
+        for first in range(0, len(strips), ranks.count):
+            turn = strips[first : first + ranks.count]
+            parts = [
+                self._averaged(strip, level, finer).contiguous()
+                if owner == ranks.number
+                else torch.empty(*strip.shape, channels, device=self.device)
+                for owner, strip in enumerate(turn)
+            ]
+            ranks.exchange(list(enumerate(parts)))
+            for strip, cells in zip(turn, parts, strict=True):
+                if held:
+                    whole.crop(made, strip)[...] = cells
+                else:
+                    made.write(strip, cells.cpu().numpy())
+        return made
+
+    def _averaged(self, region: Box, level: int, finer: int) -> Tensor:
+        """A region of a level as means of a finer one, which is read for it."""
+        cells = self._stored(self._below(region, level, finer), finer)
+        for _ in range(finer, level):
+            cells = down(cells)
+        return cells
+
+    def _below(self, region: Box, level: int, finer: int) -> Box:
+        """The cells of a finer level that a region covers."""
+        for above in range(level, finer, -1):
+            region = child(region, points(self.shape, above), above)
+        return region
+
+    def _parts(self, region: Box, level: int, finer: int, strip_cells: int | None = None) -> list[Box]:
+        """A region cut so that each part covers no more than a strip of a finer level."""
+        most = (strip_cells or self._limits.strip_cells) >> len(self.shape) * (level - finer)
+        return list(points(self.shape, level).boxes(level, max(1, most), region))
+
+    def _stored(self, region: Box, level: int) -> Tensor:
+        """A region of a level that need not be averaged."""
+        stored = self._levels.get(level)
+        if isinstance(stored, Tensor):
+            return points(self.shape, level).level_box(level).crop(stored, region)
+        cells = self._take((level, region)).to(self.device)
+        return cells if level else self.signal.normalise(cells)
+
+    def _expect(self, keys: Iterable[tuple[int, Box]]) -> None:
+        keys = [key for key in dict.fromkeys(keys) if not isinstance(self._levels.get(key[0]), Tensor)]
+        for key in self._reading.keys() - set(keys):
+            self._reading.pop(key).cancel()
+        self._wanted = deque(key for key in keys if key not in self._reading)
+        self._read_on()
+
+    def _take(self, key: tuple[int, Box]) -> Tensor:
+        """What is stored of a region of a level, as the file has it."""
+        future = self._reading.pop(key, None)
+        if future is None:
+            if key in self._wanted:
+                self._wanted.remove(key)
+            future = self._begin(*key)
+        self._read_on()
+        return future.result()
+
+    def _read_on(self) -> None:
+        while self._wanted and len(self._reading) < self._limits.strips_ahead:
+            key = self._wanted.popleft()
+            self._reading[key] = self._begin(*key)
+
+    def _begin(self, level: int, region: Box) -> Future:
+        reader = self._levels[level] if level else self._reader
+
+        def load() -> Tensor:
+            cells = reader.read(region)
             # torch takes neither what may not be written nor strides below zero.
-            return cells if cells.flags.c_contiguous and cells.flags.writeable else cells.copy()
+            return torch.from_numpy(cells if cells.flags.c_contiguous and cells.flags.writeable else cells.copy())
 
         return self._thread.submit(load)
-
-    def _make(self, level: int) -> None:
-        """Make the levels up to `level`, each in one pass over the one below it."""
-        for finer in range(len(self._readers) - 1, level):
-            grid = points(self.shape, finer + 1)
-            made = FileArray.scratch(self._folder, (*grid.level_box(finer + 1).stop, self.signal.channels), np.float32)
-            strips = list(grid.boxes(finer + 1, max(1, self._strip_cells >> grid.ndim)))
-            regions = [child(strip, grid, finer + 1) for strip in strips]
-            for n, strip in enumerate(strips):
-                self.expect(regions[n : n + 2], finer)
-                made.write(strip, down(self.read(regions[n], finer)).cpu().numpy())
-            self._readers.append(made)

@@ -146,8 +146,10 @@ class Miner(pl.LightningModule):
     # The method.
 
     def _levels(self) -> Iterator[Wave]:
-        for level in reversed(range(self.pyramid.grid.n_levels)):
-            if self.pyramid.level(level) is None and not self.stopped_early:
+        levels = [level for level in range(self.pyramid.grid.n_levels) if self.pyramid.level(level) is None]
+        self.source.prepare(len(levels), self.ranks)
+        for level in reversed(levels):
+            if not self.stopped_early:
                 yield from self._level(level)
 
     def _level(self, level: int) -> Iterator[Wave]:

@@ -34,6 +34,17 @@ def level_cells(shape, channels=1, seed=0):
     return torch.rand(*shape, channels, generator=torch.Generator().manual_seed(seed))
 
 
+class Counting:
+    """A reader of an array that notes what it is asked for."""
+
+    def __init__(self, array):
+        self.array, self.asked = array, []
+
+    def read(self, region):
+        self.asked.append(region)
+        return Box((0,) * len(region.start), self.array.shape[:-1]).crop(self.array, region)
+
+
 def random_box(generator, shape):
     """A random non-empty box of cells of a level."""
     ends = [np.sort(generator.choice(n + 1, 2, replace=False)) for n in shape]

@@ -17,6 +17,11 @@ def test_the_parts_of_a_fit_are_together_no_more_than_the_whole(size, channels):
     strip = limits.strip_cells * channels * memory.STRIP_VALUE_BYTES
     chunk = memory.chunk_bytes(limits.chunk_blocks, channels * cells, row)
     source = next(n for n in (size >> k for k in range(40)) if whole.holds(n // 2, n // 2))
+    for itemsize in (1, 2, 4, 8):
+        reading = whole.reading(channels, itemsize)
+        ahead = reading.strips_ahead * reading.strip_cells * channels * itemsize
+        source = max(source, reading.level_bytes + ahead)
+        assert reading.strips_ahead >= 1 and reading.level_bytes > 0
     assert strip + chunk + source + limits.row_bytes + 4 * limits.kept_values <= size
     assert 2 <= limits.chunk_blocks <= 2**14 and 1 <= limits.strip_cells <= MOST_STRIP_CELLS
 

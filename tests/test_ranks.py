@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import Counting
 
 import launch
 import models.level_fit
@@ -20,7 +21,9 @@ import models.miner
 import opt
 import train
 from datasets.image_writer import write_image
-from memory import Memory
+from datasets.source import ArraySource, Signal, points
+from datasets.streamed_source import StreamedSource
+from memory import Memory, Reading
 from ranks import Group, Lost, Ranks, join, launched
 from utils import UserError
 
@@ -61,6 +64,7 @@ def talk() -> dict:
         group.exchange([(1, values[:2]), (0, values[2:2]), (1, values[3:]), (0, values[2:3])])
         group.pool("gain", [group.number + 0.25, 1])
         heard["all"] = group.gather((group.number, taken, values.tolist()))
+        heard["levels"] = group.gather(shared_levels(group))
         # The second has said its word before they met, and says no more.
         heard["pool"] = group.pool("gain", [10, 1]) if group.first else None
         try:
@@ -77,6 +81,22 @@ def talk() -> dict:
     return heard
 
 
+def shared_levels(group: Ranks) -> list[tuple[bool, bool, int]]:
+    """Of a streamed source whose levels are held in one process and in files in the other, then the other way round:
+    whether they are held, are those of the array, and how many cells this process has read for them."""
+    array, found = np.random.default_rng(0).integers(0, 256, (37, 23, 2), np.uint8), []
+    for held in (group.first, not group.first):
+        signal, reader = Signal.of(array, "grey+alpha"), Counting(array)
+        # The strips are those of the process that has the least memory.
+        limits = Reading(128 if group.first else 300, 2, 10**6 if held else 0)
+        source = StreamedSource(reader, array.shape[:-1], signal, "cpu", None, Path(), limits)
+        source.prepare(5, group)
+        wholes = [(points(source.shape, level).level_box(level), level) for level in range(2, 5)]
+        same = all(torch.equal(source.read(*whole), ArraySource(array, signal).read(*whole)) for whole in wholes)
+        found.append((source.level_bytes > 0, same, sum(region.size for region in reader.asked)))
+    return found
+
+
 def grid_file() -> str:
     z, y, x = np.mgrid[:19, :21, :17]
     np.save("ball.npy", (z - 9) ** 2 + (y - 10) ** 2 + (x - 8) ** 2 < 40)
@@ -89,7 +109,7 @@ def cases() -> dict[str, list[str]]:
     short = ["--patch_size", "8", "--num_epochs", "3", "--val_freq", "2", "--quiet"]
     return {
         "many": [*TINY, "--b_chunks", "4"],
-        "files": [*TINY, "--b_chunks", "4", "--memory", "64MiB"],
+        "files": [*TINY, "--num_epochs", "2", "4", "6", "--b_chunks", "4", "--memory", "64MiB"],
         "gaussian": [*TINY, "--pyr", "gaussian"],
         "3d": ["--task", "mesh", "--path", grid_file(), *short, "--n_scales", "2"],
         "one_block": ["--input_size", "5", "3", *short],
@@ -210,6 +230,14 @@ def test_processes_share_counters_tensors_sums_and_errors_and_notice_that_one_en
     assert values_0 == values_1 == torch.tensor([1.1, 1.1, 0.1, 1.1]).tolist()
     assert heard["pool"] == [11.25, 2] and heard["lost"]
     assert heard["errors"] == ["UserError('there is no such file')", "SystemExit(2)"]
+
+
+def test_processes_share_the_making_of_a_source_s_levels(folder):
+    first, second = folder["heard"]["levels"]
+    assert [levels[:2] for levels in first] == [(True, True), (False, True)]
+    assert [levels[:2] for levels in second] == [(False, True), (True, True)]
+    for (*_, cells), (*_, others) in zip(first, second, strict=True):
+        assert cells + others == 37 * 23 and min(cells, others) > 37 * 23 / 3
 
 
 def test_both_processes_train(folder):

@@ -1,42 +1,34 @@
-"""A source read by region gives the bits of the one in memory, and costs one pass a level."""
+"""A source read by region gives the bits of the one in memory, and all of its stored levels cost one pass."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_box
+from conftest import Counting, random_box
 
 from datasets import Place, open_source
 from datasets.file_array import FileArray
 from datasets.grid import Box
 from datasets.source import ArraySource, Signal, points
 from datasets.streamed_source import StreamedSource
-from memory import Memory
+from memory import Memory, Reading
+from ranks import Ranks
 
 SHAPES = [(1, 1), (1, 7), (13, 37), (16, 32), (1, 1, 1), (5, 11, 7)]
 
 
-class Counting:
-    """A reader of an array that notes what it is asked for."""
-
-    def __init__(self, array):
-        self.array, self.asked = array, []
-
-    def read(self, region):
-        self.asked.append(region)
-        return Box((0,) * len(region.start), self.array.shape[:-1]).crop(self.array, region)
-
-
-def both(shape, dtype=np.uint8, strip_cells=64, folder="."):
+def both(shape, dtype=np.uint8, strip_cells=64, folder=".", ahead=2, level_bytes=0):
     array = np.random.default_rng(0).integers(0, 250, (*shape, 2)).astype(dtype)
     signal, reader = Signal.of(array, "grey+alpha"), Counting(array)
-    return ArraySource(array, signal), StreamedSource(reader, shape, signal, "cpu", None, folder, strip_cells), reader
+    limits = Reading(strip_cells, ahead, level_bytes)
+    return ArraySource(array, signal), StreamedSource(reader, shape, signal, "cpu", None, folder, limits), reader
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
 @pytest.mark.parametrize("strip_cells", [1, 50, 10**9])
-def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells):
-    held, streamed, _ = both(shape, dtype, strip_cells, tmp_path)
+@pytest.mark.parametrize("level_bytes", [0, 10**9])
+def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells, level_bytes):
+    held, streamed, _ = both(shape, dtype, strip_cells, tmp_path, level_bytes=level_bytes)
     generator = np.random.default_rng(0)
     for level in (3, 0, 1, 2, 4):
         whole = points(shape, level).level_box(level)
@@ -46,13 +38,39 @@ def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells):
     assert (streamed.shape, streamed.raw_bytes, streamed.held_bytes) == (held.shape, held.raw_bytes, 0)
 
 
-def test_the_coarser_levels_cost_one_pass_over_the_file(tmp_path):
-    _, streamed, reader = both((16, 32), folder=tmp_path)
-    for level in (4, 2, 4, 1, 3):
+@pytest.mark.parametrize("level_bytes", [0, 10**9])
+def test_the_stored_levels_cost_one_pass_over_the_file_and_each_read_of_level_1_what_it_covers(tmp_path, level_bytes):
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=level_bytes)
+    for level in (4, 2, 4, 3):
         streamed.read(points((16, 32), level).level_box(level), level)
     assert sum(region.size for region in reader.asked) == 16 * 32
+    streamed.read(Box((1, 2), (7, 13)), 1)
+    assert sum(region.size for region in reader.asked) == 16 * 32 + 4 * 6 * 11
     assert max(region.size for region in reader.asked) <= 64
     assert not list(tmp_path.iterdir())
+
+
+def test_levels_are_held_where_all_of_them_have_room_and_else_none_is():
+    shape = (64, 48)
+    for room, held in ((16 * 12 * 8 * 4 // 3, True), (16 * 12 * 8 * 4 // 3 - 1, False)):
+        _, streamed, _ = both(shape, level_bytes=room)
+        streamed.prepare(5, Ranks())
+        assert [isinstance(level, torch.Tensor) for level in streamed._levels.values()] == [held] * 3
+        assert streamed.level_bytes == (room if held else 0)
+
+
+def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path):
+    _, streamed, reader = both((16, 32), folder=tmp_path, ahead=2)
+    regions = [Box((a, 0), (a + 4, 32)) for a in (0, 4, 8, 12)]
+    streamed.expect(regions, 0)
+    assert list(streamed._reading) == [(0, region) for region in regions[:2]]
+    streamed.read(regions[0], 0)
+    assert list(streamed._reading) == [(0, region) for region in regions[1:3]]
+    streamed.read(regions[3], 0)
+    streamed.read(regions[1], 0)
+    assert list(streamed._reading) == [(0, regions[2])] and not streamed._wanted
+    streamed.read(regions[2], 0)
+    assert sorted(region.start for region in reader.asked) == [region.start for region in regions]
 
 
 def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgotten(tmp_path):
@@ -64,14 +82,14 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
     streamed.expect([], 3)
     for region in regions:
         assert torch.equal(streamed.read(region, 0), held.read(region, 0))
-    assert reader.asked.count(regions[1]) == 2 and not streamed._expected
+    assert reader.asked.count(regions[1]) == 2 and not streamed._reading
 
 
 def test_an_error_of_the_file_comes_out_where_the_region_is_read(tmp_path):
     held, _, _ = both((8, 8))
     file = FileArray.scratch(tmp_path, (8, 8, 2), np.uint8)
     file.write(Box((0, 0), (4, 8)), np.ones((4, 8, 2)))
-    streamed = StreamedSource(file, (8, 8), held.signal, "cpu", None, tmp_path, 64)
+    streamed = StreamedSource(file, (8, 8), held.signal, "cpu", None, tmp_path, Reading(64, 1, 0))
     streamed.expect([Box((4, 0), (8, 8))], 0)
     assert streamed.read(Box((0, 0), (4, 8)), 0).shape == (4, 8, 2)
     streamed.expect([Box((4, 0), (8, 8))], 0)
