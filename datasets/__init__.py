@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datasets.big_picture import BigPicture
-from datasets.file_array import FileArray, open_npy, spool
+from datasets.file_array import FileArray, handed, open_npy, spool
 from datasets.grid import Box
 from datasets.image import decoded_bytes, read_image
 from datasets.image_format import COUNT_MODES
@@ -209,8 +209,8 @@ class _Occupancy:
     def __init__(self, grid: OccupancyGrid):
         self._grid, self.shape, self.dtype = grid, (*grid.shape, 1), np.dtype(bool)
 
-    def read(self, region: Box) -> np.ndarray:
-        return self._grid.read(region.start, region.stop)[..., None]
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        return handed(self._grid.read(region.start, region.stop)[..., None], out)
 
 
 def _check_size(path: str | os.PathLike, shape: tuple[int, ...], size: tuple[int, ...] | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.file_array import FileArray
+from datasets.file_array import FileArray, handed
 from datasets.grid import Box
 from datasets.image import TIFF_STARTS, check_planes, tiff_tags, turned, turned_box
 from datasets.image_format import COUNT_MODES
@@ -72,17 +72,13 @@ class BigPicture:
             for strip in points((image.height, image.width), 0).strips(0, STRIP_BYTES // cell):
                 self._stored.write(turned_box(strip, orientation, self.shape), turned(self._fetch(strip), orientation))
 
-    def read(self, region: Box) -> np.ndarray:
-        """The cells of a region, [*region, c]."""
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        """The cells of a region, [*region, c], put into `out` if it is given."""
         if self._stored:
-            return self._stored.read(region)
-        return self._fetch(region)
-
-    def _fetch(self, region: Box) -> np.ndarray:
-        """The cells of a region as they are stored."""
+from datasets.file_array import FileArray, handed
         (top, left), (height, width) = region.start, region.shape
         found = self._try(lambda: self._region.fetch(left, top, width, height))
-        return np.frombuffer(found, self.dtype).reshape(height, width, -1)
+        return handed(np.frombuffer(found, self.dtype).reshape(height, width, -1), out)
 
     def _try(self, function):
         try:

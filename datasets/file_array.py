@@ -4,18 +4,23 @@ Pages of a memory map count as memory of the process that touched them; what is 
 system keeps of it what it has room for.
 """
 
+import functools
 import itertools
 import math
 import os
 import tempfile
 import weakref
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from datasets.grid import Box
 from utils import UserError, check_room
+
+# Threads that read a region together, and bytes that are worth one. Copying from the system's pages is what takes time.
+READ_THREADS, LEAST_READ = 4, 2**20
 
 
 class FileArray:
@@ -50,10 +55,29 @@ class FileArray:
         with tempfile.TemporaryFile(dir=folder) as file:
             return cls(os.dup(file.fileno()), shape, dtype, 0, f"a scratch file in {folder}")
 
-    def read(self, region: Box) -> np.ndarray:
-        """The cells of a region, [*region, c] in native byte order."""
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        """The cells of a region, [*region, c] in native byte order, put into `out` if it is given.
+
+        A large region is read by several threads.
+        """
         box = self._box(region)
-        found = np.empty(box.shape, self.dtype)
+        fits = out is not None and self.dtype.isnative and not self._fortran and out.flags.c_contiguous
+        found = out if fits else np.empty(box.shape, self.dtype)
+        n = min(READ_THREADS, box.shape[0], found.nbytes // LEAST_READ)
+        if n < 2:
+            self._fill(box, found)
+        else:
+            rows = -(-box.shape[0] // n)
+            parts = (Box((a, *box.start[1:]), (min(a + rows, box.stop[0]), *box.stop[1:]))
+                     for a in range(box.start[0], box.stop[0], rows))  # fmt: skip
+            list(_threads().map(lambda part: self._fill(part, box.crop(found, part)), parts))
+        if fits:
+            return found
+        found = found.astype(self.dtype.newbyteorder("="), copy=False)
+        return handed(found.transpose() if self._fortran else found, out)
+
+    def _fill(self, box: Box, found: np.ndarray) -> None:
+        """Read a box, in the order of the file, into an array that is as it lies there."""
         for offset, run in zip(*self._runs(box, found), strict=True):
             view = memoryview(run).cast("B")
             while view:
@@ -61,8 +85,6 @@ class FileArray:
                 if not count:
                     raise UserError(f"{self.name}: ends before its cells do: get a complete copy of the file")
                 view, offset = view[count:], offset + count
-        found = found.astype(self.dtype.newbyteorder("="), copy=False)
-        return found.transpose() if self._fortran else found
 
     def write(self, region: Box, cells: np.ndarray) -> None:
         """Write the cells [*region, c] of a region of a scratch array."""
@@ -96,6 +118,19 @@ class FileArray:
         first = self._offset + box.start[axis] * strides[axis]
         places = [first + sum(steps) for steps in itertools.product(*ranges)] if cells.size else []
         return places, cells.reshape(len(places), -1) if places else []
+
+
+def handed(cells: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """Cells as a caller wants them: in `out` if it has given that."""
+    if out is None:
+        return cells
+    np.copyto(out, cells)
+    return out
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READ_THREADS, "file")
 
 
 def open_npy(path: Path, axes: tuple[int, ...]) -> FileArray:

@@ -26,8 +26,8 @@ class Reader(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def read(self, region: Box) -> np.ndarray:
-        """The cells of a region as they are stored, [*region, c]."""
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        """The cells of a region as stored, [*region, c] in native byte order, put into `out` if it is given."""
 
 
 class StreamedSource(Source):
@@ -152,7 +152,7 @@ class StreamedSource(Source):
         stored = self._levels.get(level)
         if isinstance(stored, Tensor):
             return points(self.shape, level).level_box(level).crop(stored, region)
-        cells = self._take((level, region)).to(self.device)
+        cells = self._take((level, region)).to(self.device, non_blocking=True)
         return cells if level else self.signal.normalise(cells)
 
     def _expect(self, keys: Iterable[tuple[int, Box]]) -> None:
@@ -178,9 +178,15 @@ class StreamedSource(Source):
             self._reading[key] = self._begin(*key)
 
     def _begin(self, level: int, region: Box) -> Future:
-        reader = self._levels[level] if level else self._reader
+        reader, dtype = (self._levels[level], "float32") if level else (self._reader, self.signal.dtype)
 
         def load() -> Tensor:
+            if self.device.type == "cuda":
+                # From pinned memory cells go to the GPU while the host goes on; torch keeps and reuses it.
+                size = (*region.shape, self.signal.channels)
+                found = torch.empty(size, dtype=getattr(torch, dtype), pin_memory=True)
+                reader.read(region, found.numpy())
+                return found
             cells = reader.read(region)
             # torch takes neither what may not be written nor strides below zero.
             return torch.from_numpy(cells if cells.flags.c_contiguous and cells.flags.writeable else cells.copy())

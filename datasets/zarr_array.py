@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.file_array import handed
 from datasets.grid import Box
 from utils import UserError
 
@@ -35,15 +36,15 @@ class ZarrArray:
         cells = [shape[axis] for axis in self._order]
         self.shape, self.dtype = (*cells, *[1] * (ndim + 1 - len(cells))), dtype.newbyteorder("=")
 
-    def read(self, region: Box) -> np.ndarray:
-        """The cells of a region, [*region, c]."""
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        """The cells of a region, [*region, c], put into `out` if it is given."""
         index = [slice(0, 1)] * self._array.ndim
         for axis, a, b in zip(self._order, (*region.start, 0), (*region.stop, self.shape[-1]), strict=False):
             index[axis] = slice(a, b)
         found = self._try(lambda: np.asarray(self._array[tuple(index)]))
         rest = [axis for axis in range(found.ndim) if axis not in self._order]
         found = found.transpose([*self._order, *rest]).reshape(*region.shape, -1)
-        return found.astype(self.dtype, copy=False)
+        return handed(found.astype(self.dtype, copy=False), out)
 
     def _try(self, function):
         try:

@@ -57,6 +57,7 @@ def test_any_region_is_that_of_the_whole_decode(tmp_path, name):
     assert (picture.shape, picture.dtype, picture.mode) == (whole.shape, whole.dtype, mode)
     for box in [Box((0, 0), (70, 90)), *(random_box(generator, (70, 90)) for _ in range(4))]:
         np.testing.assert_array_equal(picture.read(box), Box((0, 0), (70, 90)).crop(whole, box))
+        np.testing.assert_array_equal(picture.read(box, np.zeros_like(picture.read(box))), picture.read(box))
     assert whole.nbytes <= decoded_bytes(path) <= 4 * whole.nbytes
     assert [file.name for file in tmp_path.iterdir()] == [name]
 

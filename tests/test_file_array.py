@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import random_box
 
+import datasets.file_array
 from datasets.file_array import FileArray, open_npy, spool
 from datasets.grid import Box
 from utils import UserError
@@ -22,7 +23,9 @@ def numbers(shape, dtype="uint8"):
 @shapes
 @pytest.mark.parametrize("dtype", ["uint8", ">u2", "<i4", "float32", ">f8", "bool"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_any_box_of_a_npy_file_is_read(tmp_path, shape, dtype, order):
+@pytest.mark.parametrize("least", [1, 2**20], ids=["threads", "alone"])
+def test_any_box_of_a_npy_file_is_read(tmp_path, monkeypatch, shape, dtype, order, least):
+    monkeypatch.setattr(datasets.file_array, "LEAST_READ", least)
     array = numbers(shape, dtype)
     np.save(tmp_path / "a.npy", np.asarray(array, order=order))
     found, generator = open_npy(tmp_path / "a.npy", (len(shape) - 1, len(shape))), np.random.default_rng(0)
@@ -30,7 +33,11 @@ def test_any_box_of_a_npy_file_is_read(tmp_path, shape, dtype, order):
     for box in [Box((0,) * (len(shape) - 1), shape[:-1]), *(random_box(generator, shape[:-1]) for _ in range(6))]:
         cells = found.read(box)
         assert cells.dtype.isnative
-        np.testing.assert_array_equal(cells, Box((0,) * len(box.start), shape[:-1]).crop(array, box))
+        wanted = Box((0,) * len(box.start), shape[:-1]).crop(array, box)
+        np.testing.assert_array_equal(cells, wanted)
+        out = np.zeros_like(wanted, dtype=cells.dtype, order="C")
+        assert found.read(box, out) is out
+        np.testing.assert_array_equal(out, wanted)
 
 
 def test_an_array_without_channels_gets_one(tmp_path):
@@ -70,7 +77,9 @@ def test_a_scratch_file_has_no_name_and_its_place_is_given_back(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_file_that_is_cut_later_is_one_line(tmp_path):
+@pytest.mark.parametrize("least", [1, 2**20], ids=["threads", "alone"])
+def test_a_file_that_is_cut_later_is_one_line(tmp_path, monkeypatch, least):
+    monkeypatch.setattr(datasets.file_array, "LEAST_READ", least)
     path = tmp_path / "a.npy"
     np.save(path, numbers((40, 40)))
     found = open_npy(path, (2, 3))

@@ -85,6 +85,21 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
     assert reader.asked.count(regions[1]) == 2 and not streamed._reading
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("level_bytes", [0, 10**9])
+def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tmp_path, level_bytes):
+    array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(np.uint8)
+    signal, limits = Signal.of(array, "RGB"), Reading(2**16, 3, level_bytes)
+    streamed = StreamedSource(Counting(array), array.shape[:2], signal, "cuda", None, tmp_path, limits)
+    held = ArraySource(array, signal, "cuda")
+    for level in (0, 1, 2, 3):
+        whole = points(held.shape, level).level_box(level)
+        regions = [Box((a, 0), (min(a + 32, whole.stop[0]), whole.stop[1])) for a in range(0, whole.stop[0], 32)]
+        streamed.expect(regions, level)
+        found = [streamed.read(region, level) for region in regions]
+        assert torch.equal(torch.cat(found), held.read(whole, level))
+
+
 def test_an_error_of_the_file_comes_out_where_the_region_is_read(tmp_path):
     held, _, _ = both((8, 8))
     file = FileArray.scratch(tmp_path, (8, 8, 2), np.uint8)

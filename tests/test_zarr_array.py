@@ -23,6 +23,7 @@ def check(path, ndim, want):
     whole = Box((0,) * ndim, want.shape[:-1])
     for box in [whole, *(random_box(generator, want.shape[:-1]) for _ in range(4))]:
         cells = found.read(box)
+        np.testing.assert_array_equal(found.read(box, np.zeros_like(cells)), cells)
         assert cells.dtype.isnative
         np.testing.assert_array_equal(cells, whole.crop(want, box))
 
