@@ -139,6 +139,9 @@ def memory(
         chunk = min(plan.active, recipe.b_chunks)
         added = 4 * plan.params if rows + 4 * plan.params <= limits.row_bytes else 0
         training = chunk_bytes(chunk, values, network.row_size) + (kept if chunk < plan.active else 0)
+        if source.device.type == "cuda" and chunk < plan.active and not kept:
+            # The targets of the next chunk are made meanwhile.
+            training += 4 * chunk * values + strip
         most = max(most, rows + added + max(kept + max(strip, 4 * chunk * values), training))
         rows += added
     # The saved model is measured while the fitted one is still there.

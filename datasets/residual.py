@@ -1,11 +1,13 @@
 """What is left to learn at a level: the source minus what the coarser levels already say, block by block."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.beside import Beside
 from datasets.grid import Box, Grid
 from datasets.source import Source
 from ranks import Ranks
@@ -21,7 +23,7 @@ class LevelTargets:
         residual: whether a block learns source minus prediction, or the source itself (Gaussian pyramid).
         strip_cells: cells of the level handled at once.
         kept_values: most values of a level whose targets are kept from its survey on, rather than made again for each
-            chunk.
+            chunk. Where they are not, those of a chunk that is expected take that room on a GPU.
     """
 
     def __init__(
@@ -35,8 +37,13 @@ class LevelTargets:
         kept_values: int = 2**27,
     ):
         self.source, self.prediction, self.grid, self.level, self.residual = source, prediction, grid, level, residual
-        self.strip_cells, self.kept_values = strip_cells, kept_values
+        self.kept_values = kept_values
+        self._strips = list(grid.boxes(level, strip_cells))
+        self._firsts = np.array([self._numbers(strip).start for strip in self._strips])
         self._kept: Tensor | None = None
+        # On a CPU training has all cores, so that nothing is gained beside it but the reading of files.
+        self._beside = Beside(source.device) if source.device.type == "cuda" else None
+        self._expected: tuple[Tensor, Future] | None = None
 
     def survey(self, ranks: Ranks = Ranks()) -> tuple[Tensor, Tensor]:  # noqa: B008 (one alone has no state here)
         """Mean square and largest absolute residual of every block over its real cells: [n_blocks], [n_blocks].
@@ -48,18 +55,17 @@ class LevelTargets:
         # Which chunks a process of several will train is not known yet.
         if ranks.count == 1 and shape[0] * shape[1] * shape[2] <= self.kept_values:
             self._kept = torch.empty(shape, device=self.source.device)
-        strips = list(self.grid.boxes(self.level, self.strip_cells))
-        for ids, residual, targets in self._read(list(ranks.share(strips))):
-            kind = self.grid.kind_of(torch.arange(ids.start, ids.stop), self.level)
-            real = self.grid.count_real(kind, self.level)
+        kind = self.grid.kind_of(torch.arange(shape[0], device=energy.device), self.level)
+        counts = self.grid.count_real(kind, self.level) * shape[1]
+        for ids, residual, targets in self._read(list(ranks.share(self._strips))):
             here = slice(ids.start, ids.stop)
-            energy[here] = residual.square().sum((1, 2)) / (real * shape[1]).to(energy.device)
+            energy[here] = residual.square().sum((1, 2)) / counts[here]
             amplitude[here] = residual.abs().amax((1, 2))
             if self._kept is not None:
                 self._kept[here] = targets
         owned = [
             (owner, slice(ids.start, ids.stop))
-            for owner, ids in zip(ranks.owners(strips), map(self._numbers, strips), strict=True)
+            for owner, ids in zip(ranks.owners(self._strips), map(self._numbers, self._strips), strict=True)
         ]
         ranks.exchange([(owner, values[here]) for owner, here in owned for values in (energy, amplitude)])
         return energy, amplitude
@@ -68,34 +74,52 @@ class LevelTargets:
         """The targets of blocks, by number in rising order: int64 [n] -> [n, c, p]."""
         if self._kept is not None:
             return self._kept[ids]
-        found = torch.empty(len(ids), self.source.signal.channels, self.grid.block_cells, device=self.source.device)
-        for numbers, _, targets in self._read(self._strips_of(ids)):
-            a, b = torch.searchsorted(ids, ids.new_tensor([numbers.start, numbers.stop])).tolist()
-            found[a:b] = targets[ids[a:b] - numbers.start]
-        return found
+        expected, self._expected = self._expected, None
+        if expected:
+            # Also where it is not what is wanted, for a source is read by one thread at a time.
+            found = self._beside.take(expected[1])
+            if torch.equal(expected[0], ids):
+                return found
+        return self._gather(ids)
 
     def expect(self, ids: Tensor) -> None:
-        """Let the source begin to read the cells of blocks, by number in rising order, that are gathered next."""
-        if self._kept is None:
-            self.source.expect([self._cells(strip) for strip in self._strips_of(ids)], self.level)
+        """Begin with what is gathered next, blocks by number in rising order.
+
+        On a GPU their targets are made beside other work there; else the source begins to read their cells.
+        """
+        if self._kept is not None:
+            return
+        if self._beside:
+            self._expected = ids, self._beside.begin(lambda: self._gather(ids))
+        else:
+            self.source.expect([self._cells(part) for part, _ in self._parts_of(ids)], self.level)
 
     def forget(self) -> None:
-        """Free the targets kept from the survey, as there is nothing left to gather, or little."""
+        """Free the targets kept from the survey or expected, as there is nothing left to gather, or little."""
         self._kept = None
+        if self._expected:
+            wait([self._expected[1]])
+            self._expected = None
 
-    def _strips_of(self, ids: Tensor) -> list[Box]:
-        """The parts of the level's strips that hold blocks, by number in rising order."""
+    def _gather(self, ids: Tensor) -> Tensor:
+        found = torch.empty(len(ids), self.source.signal.channels, self.grid.block_cells, device=self.source.device)
+        parts = self._parts_of(ids)
+        for (_, here), (numbers, _, targets) in zip(parts, self._read([part for part, _ in parts]), strict=True):
+            torch.index_select(targets, 0, ids[here] - numbers.start, out=found[here])
+        return found
+
+    def _parts_of(self, ids: Tensor) -> list[tuple[Box, slice]]:
+        """The parts of the level's strips that hold blocks, by number in rising order, and which blocks each holds."""
         wanted, parts = ids.cpu().numpy(), []
-        for strip in self.grid.boxes(self.level, self.strip_cells) if len(wanted) else ():
-            numbers = self._numbers(strip)
-            a, b = np.searchsorted(wanted, [numbers.start, numbers.stop])
-            if a < b:
-                # Along the first axis that has more than one block, numbers and places rise together.
-                axis = next((k for k, n in enumerate(strip.shape) if n > 1), 0)
-                place = np.unravel_index(wanted[[a, b - 1]], self.grid.block_counts(self.level))[axis].tolist()
-                low, high = ((*box[:axis], end, *box[axis + 1 :]) for box, end in
-                             ((strip.start, place[0]), (strip.stop, place[1] + 1)))  # fmt: skip
-                parts.append(Box(low, high))
+        ends = np.append(np.searchsorted(wanted, self._firsts), len(wanted))
+        for n in np.flatnonzero(np.diff(ends)):
+            strip, a, b = self._strips[n], int(ends[n]), int(ends[n + 1])
+            # Along the first axis that has more than one block, numbers and places rise together.
+            axis = next((k for k, n in enumerate(strip.shape) if n > 1), 0)
+            place = np.unravel_index(wanted[[a, b - 1]], self.grid.block_counts(self.level))[axis].tolist()
+            low, high = ((*box[:axis], end, *box[axis + 1 :]) for box, end in
+                         ((strip.start, place[0]), (strip.stop, place[1] + 1)))  # fmt: skip
+            parts.append((Box(low, high), slice(a, b)))
         return parts
 
     def _numbers(self, strip: Box) -> range:

@@ -20,9 +20,10 @@ from models.training_copy import TrainingCopy
 from ranks import Ranks
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
-# ever shorter and all end at about the same time: a block is done after one round or needs all. None is shorter than
-# this part of a process's share, nor than a device takes to be busy for much longer than it is set to work.
-LEFT, LAST = 1 / 2, 1 / 16
+# ever shorter and all end at about the same time, though each has one chunk in training and the next at hand: a block
+# is done after one round or needs all. None is shorter than this part of a process's share, nor than a device takes to
+# be busy for much longer than it is set to work.
+LEFT, LAST = 1 / 2, 1 / 32
 LEAST = {"cpu": 32, "cuda": 1024}
 
 
@@ -216,7 +217,7 @@ class LevelFit:
         return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
 
     def expect(self, chunk: range) -> None:
-        """Let the source begin to read what a chunk that is started next will be shown."""
+        """Begin to make what a chunk that is started next will be shown."""
         self.targets.expect(self.target.blocks[chunk.start : chunk.stop])
 
     def train(self, copy: TrainingCopy, window: range) -> tuple[TrainingCopy, Tensor]:
@@ -268,6 +269,7 @@ class LevelFit:
         Args:
             rows: where those of all chunks are if they are not held.
         """
+        self.targets.forget()
         n, target = len(self.energy), self.target
         errors = self.errors[target.blocks]
         keep = self._better(torch.arange(len(target), device=errors.device)).nonzero()[:, 0]

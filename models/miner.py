@@ -6,6 +6,7 @@ processes share the run, each takes the next chunk that nobody has taken, and th
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Miner(pl.LightningModule):
         fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, row_bytes)
         pieces = self._stored(level)
         chunks, mine = fit.chunks(list(pieces)), []
-        while (number := self.ranks.take(f"chunks_{level}")) < len(chunks):
+        for number, following in self._taken(level, len(chunks)):
             chunk = chunks[number]
             epoch, piece = pieces.get(chunk, (0, None))
             mine.append(number)
@@ -169,6 +170,8 @@ class Miner(pl.LightningModule):
                 self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
             elif not self._out_of_time():
                 self._point = self._start(fit, chunk, epoch, piece)
+                if following is not None and chunks[following] not in pieces:
+                    fit.expect(chunks[following])
                 yield from self._rounds(chunks, number)
         files = self.store.tables(f"rows_{level}_", fit.network.row_size)
         if files and self.ranks.count > 1:
@@ -190,6 +193,17 @@ class Miner(pl.LightningModule):
             self.store.keep(f"level_{level}", _level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
 
+    def _taken(self, level: int, n: int) -> Iterator[tuple[int, int | None]]:
+        """The numbers of the chunks, of `n`, that this process trains, each with the one after it or None.
+
+        That is taken at the same time, so that what it needs can be made while this one trains.
+        """
+        numbers = iter(lambda: self.ranks.take(f"chunks_{level}"), None)
+        for number, following in itertools.pairwise(numbers):
+            if number >= n:
+                return
+            yield number, following if following < n else None
+
     def _inheritance(self, level: int) -> Inheritance | None:
         parents = self.pyramid.level(level + 1)
         if self.recipe.weight_sharing == "none" or parents is None:
@@ -199,8 +213,6 @@ class Miner(pl.LightningModule):
     def _rounds(self, chunks: list[range], number: int) -> Iterator[Wave]:
         """Train the chunk of `_point` through all its rounds."""
         fit, chunk = self._point.fit, chunks[number]
-        if self.ranks.count == 1 and chunks[number + 1 :]:
-            fit.expect(chunks[number + 1])
         later = sum(map(len, chunks[number + 1 :]))
         while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()

@@ -39,6 +39,7 @@ FLOORS = {
     "models.engine.kernels": 1,
     "models.engine.compose": 1,
     "datasets": 2,
+    "datasets.beside": 2,
     "datasets.big_image": 2,
     "datasets.big_picture": 2,
     "datasets.file_array": 2,

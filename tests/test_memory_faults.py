@@ -149,6 +149,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole,
             patch.setattr(models.store, "atomic_write", failing)
             patch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
         else:
+            # So little that the source's levels are in files.
+            patch.setattr(train, "memory_of", lambda *_: Memory(2**14, 2**14))
             patch.setattr(datasets.file_array.os, "pwrite", full)
         with pytest.raises(SystemExit) as exit_:
             run_command(lambda: run("full"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from datasets.image_writer import write_image
 from datasets.source import ArraySource, Signal, points
 from datasets.streamed_source import StreamedSource
 from memory import Memory, Reading
+from models.miner import Miner
 from ranks import Group, Lost, Ranks, join, launched
 from utils import UserError
 
@@ -40,6 +42,19 @@ def test_shares_follow_one_another_and_are_equal_but_for_one(n, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     owners = everyone[0].owners(items)
     assert all(item in shares[owner] for item, owner in zip(items, owners, strict=True))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_every_chunk_is_trained_once_though_each_process_takes_one_ahead(n):
+    miner = SimpleNamespace(ranks=Ranks())
+    assert list(Miner._taken(miner, 0, n)) == [(k, k + 1 if k + 1 < n else None) for k in range(n)]
+    # Two that take from one counter, one of them twice as fast.
+    ours, theirs = (Miner._taken(miner, 1, n) for _ in range(2))
+    found = [next(numbers, None) for _ in range(n) for numbers in (ours, theirs, ours)]
+    assert sorted(number for number, _ in filter(None, found)) == list(range(n))
+    for numbers in (found[1::3], [pair for k, pair in enumerate(found) if k % 3 != 1]):
+        told = [pair for pair in numbers if pair]
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(told)) and (not told or told[-1][1] is None)
 
 
 def test_a_process_alone_talks_to_itself():

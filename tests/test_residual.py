@@ -1,5 +1,7 @@
 """The targets of a level against brute force, whatever the strips."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from conftest import GRIDS, all_cells, grid_id, make_source, random_pyramid
 
 from datasets.grid import Box
 from datasets.residual import LevelTargets
+from datasets.source import ArraySource
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
 
 
@@ -89,6 +93,57 @@ def test_strips_do_not_change_a_bit(grid, strip, residual, kept):
     cut = LevelTargets(source, coarse, grid, 0, residual, strip_cells=strip, kept_values=kept)
     for want, have in zip((energy, amplitude, found), (*cut.survey(), cut.gather(ids)), strict=True):
         assert torch.equal(want, have)
+
+
+class Threads:
+    """What Beside is on a GPU, without one."""
+
+    def __init__(self):
+        self.begun, self._thread = [], ThreadPoolExecutor(1)
+
+    def begin(self, work):
+        self.begun.append(self._thread.submit(work))
+        return self.begun[-1]
+
+    def take(self, begun):
+        return begun.result()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_targets_made_beside_other_work_are_those_asked_for(device):
+    grid = GRIDS[4]
+    signal = make_source(grid.shape, 2)
+    source = ArraySource(signal.cells.numpy(), signal.signal, device)
+    coarse = coarse_of(grid, 0)
+    targets = LevelTargets(source, lambda box: coarse(box).to(device), grid, 0, strip_cells=40, kept_values=0)
+    if device == "cpu":
+        targets._beside = Threads()
+    first, second = (torch.arange(a, grid.n_blocks(0), 2, device=device) for a in (0, 1))
+    wanted = [targets.gather(ids) for ids in (first, second)]
+    targets.expect(first)
+    assert targets._expected and torch.equal(targets.gather(first), wanted[0]) and not targets._expected
+    targets.expect(first)
+    assert torch.equal(targets.gather(second), wanted[1]) and not targets._expected
+    targets.expect(second)
+    targets.forget()
+    assert not targets._expected and torch.equal(targets.gather(second), wanted[1])
+    if device == "cpu":
+        assert len(targets._beside.begun) == 3 and all(work.done() for work in targets._beside.begun)
+
+
+def test_what_goes_wrong_beside_other_work_comes_out_where_the_targets_are_gathered():
+    grid = GRIDS[4]
+
+    def fails(region):
+        raise OSError("the disk is gone")
+
+    targets = LevelTargets(make_source(grid.shape, 2), fails, grid, 0, kept_values=0)
+    targets._beside = Threads()
+    targets.expect(torch.arange(2))
+    with pytest.raises(OSError, match="the disk is gone"):
+        targets.gather(torch.arange(2))
+    targets.expect(torch.arange(2))
+    targets.forget()
 
 
 def test_a_prediction_is_asked_only_for_cells_of_its_level():
