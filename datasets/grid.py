@@ -106,6 +106,13 @@ class Grid:
             numbers = numbers[..., None] * count + torch.arange(a, b, device=device)
         return numbers
 
+    def run(self, blocks: Box, level: int) -> range | None:
+        """The numbers of a box of blocks if they are consecutive, as those of whole rows are."""
+        counts, first, last = self.block_counts(level), 0, 0
+        for a, b, count in zip(blocks.start, blocks.stop, counts, strict=True):
+            first, last = first * count + a, last * count + b - 1
+        return range(first, last + 1) if last + 1 - first == blocks.size else None
+
     def strips(self, level: int, most_cells: int, region: Box | None = None) -> Iterator[Box]:
         """Cut a level, or the blocks that touch a region of it, into runs of whole rows of blocks along the slow axis.
 

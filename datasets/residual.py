@@ -1,5 +1,6 @@
 """What is left to learn at a level: the source minus what the coarser levels already say, block by block."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 
@@ -39,7 +40,7 @@ class LevelTargets:
         self.source, self.prediction, self.grid, self.level, self.residual = source, prediction, grid, level, residual
         self.kept_values = kept_values
         self._strips = list(grid.boxes(level, strip_cells))
-        self._firsts = np.array([self._numbers(strip).start for strip in self._strips])
+        self._firsts = np.array([self.grid.run(strip, self.level).start for strip in self._strips])
         self._kept: Tensor | None = None
         # On a CPU training has all cores, so that nothing is gained beside it but the reading of files.
         self._beside = Beside(source.device) if source.device.type == "cuda" else None
@@ -63,11 +64,9 @@ class LevelTargets:
             amplitude[here] = residual.abs().amax((1, 2))
             if self._kept is not None:
                 self._kept[here] = targets
-        owned = [
-            (owner, slice(ids.start, ids.stop))
-            for owner, ids in zip(ranks.owners(self._strips), map(self._numbers, self._strips), strict=True)
-        ]
-        ranks.exchange([(owner, values[here]) for owner, here in owned for values in (energy, amplitude)])
+        ends = itertools.pairwise([*self._firsts.tolist(), shape[0]])
+        owned = list(zip(ranks.owners(self._strips), ends, strict=True))
+        ranks.exchange([(owner, values[a:b]) for owner, (a, b) in owned for values in (energy, amplitude)])
         return energy, amplitude
 
     def gather(self, ids: Tensor) -> Tensor:
@@ -122,12 +121,6 @@ class LevelTargets:
             parts.append((Box(low, high), slice(a, b)))
         return parts
 
-    def _numbers(self, strip: Box) -> range:
-        """The numbers of the blocks of a strip, which are consecutive."""
-        counts = self.grid.block_counts(self.level)
-        last = tuple(b - 1 for b in strip.stop)
-        return range(int(np.ravel_multi_index(strip.start, counts)), int(np.ravel_multi_index(last, counts)) + 1)
-
     def _cells(self, strip: Box) -> Box:
         return self.grid.clip(self.grid.cells_of(strip), self.level)
 
@@ -137,7 +130,7 @@ class LevelTargets:
         # While one is worked on, the source reads the next.
         self.source.expect(regions, self.level)
         for strip, region in zip(strips, regions, strict=True):
-            yield self._numbers(strip), *self._blocks(strip, region)
+            yield self.grid.run(strip, self.level), *self._blocks(strip, region)
 
     def _blocks(self, strip: Box, region: Box) -> tuple[Tensor, Tensor]:
         cells = self.source.read(region, self.level)

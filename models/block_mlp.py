@@ -1,5 +1,8 @@
 """The network of a level: the rows of its active blocks, the target that the training copy is synced into."""
 
+import functools
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,18 +51,30 @@ class BlockMLP(nn.Module):
         """What was read so far of rows that stay in a file."""
         return 0 if isinstance(self.rows, Tensor) else self.rows.bytes_read
 
-    def take(self, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], or all, wherever they live."""
-        if index is None and isinstance(self.rows, Tensor):
-            return self.rows, self.amplitude
-        if index is None:
-            index = torch.arange(len(self), device=self.blocks.device)
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows [m, row] and amplitudes [m] at positions `index`, int64 [m], wherever they live."""
         rows = self.rows[index] if isinstance(self.rows, Tensor) else self.rows.take(index)
         return rows, self.amplitude[index]
 
     def sync(self, index: Tensor, rows: Tensor) -> None:
         """Write trained rows [m, row] at positions `index`, int64 [m], rounded to what a file will hold."""
         self.rows[index] = rounded(self.network, self.dtype, rows)
+
+    def run(self, numbers: range) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What `find` and `take` give of the blocks with consecutive numbers: their positions in the run, int64 [m],
+        and their rows [m, row] and amplitudes [m]. Nothing waits for a GPU.
+        """
+        a, b = np.searchsorted(self._numbers, [numbers.start, numbers.stop]).tolist()
+        if isinstance(self.rows, Tensor):
+            rows = self.rows[a:b]
+        else:
+            rows = self.rows.take(torch.arange(a, b, device=self.blocks.device))
+        return self.blocks[a:b] - numbers.start, (rows, self.amplitude[a:b])
+
+    @functools.cached_property
+    def _numbers(self) -> np.ndarray:
+        """The numbers of the active blocks, on the host."""
+        return self.blocks.cpu().numpy()
 
     def find(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Which of some blocks, int64 [m] in rising order, are active, and where.

@@ -102,8 +102,9 @@ class Pyramid(nn.Module):
         if networks is None:
             none = self.inputs.new_empty(0, self.channels, self.grid.block_cells)
             return self.engine.compose(window, coarse, none, none.new_empty(0, dtype=torch.int64))
-        if window.blocks.size == self.grid.n_blocks(level):
-            hit, found = networks.blocks, networks.take()
+        numbers = self.grid.run(window.blocks, level)
+        if numbers is not None:
+            hit, found = networks.run(numbers)
         else:
             hit, rows = networks.find(self.grid.ids(window.blocks, level, self.inputs.device).flatten())
             found = networks.take(rows)

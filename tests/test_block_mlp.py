@@ -23,6 +23,18 @@ def test_find_tells_which_blocks_are_active_and_where(active, asked):
     assert hit.dtype == place.dtype == torch.int64
 
 
+@pytest.mark.parametrize("active", [[], [0], [7], [0, 1, 2], [3, 5, 6, 9]])
+@pytest.mark.parametrize(
+    "numbers", [range(0), range(4, 4), range(10), range(3, 4), range(6, 200), range(100, 200)], ids=str
+)
+def test_a_run_of_numbers_gives_what_find_and_take_give(active, numbers):
+    level = make(active)
+    hit, found = level.run(numbers)
+    wanted, place = level.find(torch.tensor(list(numbers), dtype=torch.int64))
+    assert hit.dtype == torch.int64 and torch.equal(hit, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(found, level.take(place), strict=True))
+
+
 @pytest.mark.parametrize(("active", "index"), [([], []), ([4], [0]), ([1, 3, 5], [2, 0]), ([1, 3, 5], [])])
 def test_sync_writes_the_rows_it_names_and_no_other(active, index):
     target = make(active)

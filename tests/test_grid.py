@@ -103,6 +103,26 @@ def test_ids_are_in_raster_order(grid):
 
 
 @grids
+def test_numbers_are_a_run_where_they_are_consecutive(grid):
+    generator = np.random.default_rng(0)
+    for level in range(grid.n_levels):
+        counts = grid.block_counts(level)
+        for blocks in [Box((0,) * grid.ndim, counts), *(random_box(generator, counts) for _ in range(10))]:
+            ids, run = grid.ids(blocks, level).flatten().tolist(), grid.run(blocks, level)
+            assert (list(run) == ids) if run else ids != list(range(ids[0], ids[-1] + 1))
+
+
+@grids
+@pytest.mark.parametrize("most_cells", [1, 50, 10**9])
+def test_boxes_of_a_region_cover_the_blocks_it_touches_once_and_keep_to_their_size(grid, most_cells):
+    region = random_box(np.random.default_rng(1), grid.shape)
+    touched = grid.ids(grid.blocks_touching(region), 0).flatten().tolist()
+    boxes = list(grid.boxes(0, most_cells, region))
+    assert sorted(number for box in boxes for number in grid.ids(box, 0).flatten().tolist()) == touched
+    assert all(box.size * grid.block_cells <= max(most_cells, grid.block_cells) for box in boxes)
+
+
+@grids
 def test_the_blocks_touching_a_region_are_those_that_share_a_cell_with_it(grid):
     generator = np.random.default_rng(1)
     for _ in range(5):
