@@ -196,8 +196,8 @@ class _Held:
         self._array, self.shape, self.dtype = array, array.shape, array.dtype
         self._whole = Box((0,) * (array.ndim - 1), array.shape[:-1])
 
-    def read(self, region: Box) -> np.ndarray:
-        return self._whole.crop(self._array, region)
+    def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
+        return handed(self._whole.crop(self._array, region), out)
 
     def write(self, region: Box, cells: np.ndarray) -> None:
         self._whole.crop(self._array, region)[...] = cells

@@ -75,10 +75,14 @@ class BigPicture:
     def read(self, region: Box, out: np.ndarray | None = None) -> np.ndarray:
         """The cells of a region, [*region, c], put into `out` if it is given."""
         if self._stored:
-from datasets.file_array import FileArray, handed
+            return self._stored.read(region, out)
+        return handed(self._fetch(region), out)
+
+    def _fetch(self, region: Box) -> np.ndarray:
+        """The cells of a region as they are stored."""
         (top, left), (height, width) = region.start, region.shape
         found = self._try(lambda: self._region.fetch(left, top, width, height))
-        return handed(np.frombuffer(found, self.dtype).reshape(height, width, -1), out)
+        return np.frombuffer(found, self.dtype).reshape(height, width, -1)
 
     def _try(self, function):
         try:
