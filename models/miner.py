@@ -229,7 +229,7 @@ class Miner(pl.LightningModule):
             round_ = -(-window.stop // self.recipe.val_freq)
             where = fit.level, number, len(chunks), round_, window.stop, fit.epochs
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
-                self.commit()
+                self.begin_commit()
             yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(self._point, later))
         state = fit.state(chunk)
         if not fit.holds_rows:
@@ -302,12 +302,16 @@ class Miner(pl.LightningModule):
 
     def commit(self) -> None:
         """Put on disk what a resume needs: finished levels, finished chunks, and the chunk in flight."""
-        if self.stopped_early:
-            return
+        if not self.stopped_early:
+            self.begin_commit()
+            self.store.wait()
+
+    def begin_commit(self) -> None:
+        """Begin a commit, which is written while training goes on: no round changes what an earlier one has left."""
         if self._point:
             self.store.drop(_name(self._point))
             self.store.keep(_name(self._point, self._point.epoch), self._point.state())
-        self.store.commit({**self.facts, "seconds": self.seconds})
+        self.store.begin_commit({**self.facts, "seconds": self.seconds})
         self._committed = time.perf_counter()
 
     def resume(self, facts: dict[str, Any], device: torch.device) -> None:

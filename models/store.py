@@ -1,10 +1,14 @@
 """What a resume needs, on disk: pieces that are written once, and a journal that is renamed into place last.
 
 The journal names the pieces it believes in, so a run killed between two writes finds the last journal and its pieces.
+Everything is written by one thread, one thing after another, while the run goes on.
 """
 
+import contextlib
 import json
 import os
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ from utils import UserError, atomic_write
 
 JOURNAL = "journal.json"
 VERSION = 1
+# Tables of rows that may wait in memory for the disk.
+MOST_WAITING = 4
 
 
 class Store:
@@ -39,7 +45,8 @@ class Store:
         self._elsewhere: dict[str, Path] = {}
         self._commits = 0
         self._waiting: dict[str, Any] = {}
-        self._writing: dict[str, tuple[str, Future]] = {}
+        self._tables: deque[Future] = deque()
+        self._begun: Future | None = None
         self._thread = ThreadPoolExecutor(1, "write")
 
     @property
@@ -63,12 +70,16 @@ class Store:
     def write(self, name: str, rows: Tensor) -> None:
         """Begin to write rows [n, row] of float32 under a name, for what no memory is to hold until the next commit.
 
-        It goes on while the caller works, one table at a time; the next commit, or `tables`, waits for it.
+        Raises:
+            OSError: something begun earlier could not be written.
         """
-        self._wait()
+        while len(self._tables) >= MOST_WAITING:
+            self._tables.popleft().result()
         # Never the name of a file that the last journal believes in.
-        file, rows = f"{name}.{self._commits + 1}.rows", rows.cpu().contiguous()
-        self._writing[name] = file, self._thread.submit(self._write, file, rows)
+        file = f"{name}.{self._commits + 1}.rows"
+        self._tables.append(self._thread.submit(self._write, file, _to_host(rows)))
+        # An interrupt before this leaves a file that is not wanted, one after it none that is missing.
+        self._written[name] = file
 
     def tables(self, prefix: str, row: int) -> dict[str, Segment]:
         """The tables of rows [n, row] whose names start so: where they are. They stay in their files.
@@ -76,7 +87,7 @@ class Store:
         Raises:
             UserError: a file is not there.
         """
-        self._wait()
+        self.wait()
         paths = self._elsewhere | {name: self.folder / file for name, file in self._written.items()}
         try:
             return {
@@ -87,15 +98,24 @@ class Store:
         except OSError as error:
             raise UserError(f"{error.filename}: damaged ({error.strerror}): start over without --resume") from None
 
-    def _write(self, file: str, rows: Tensor) -> None:
+    def _write(self, file: str, rows: Callable[[], Tensor]) -> None:
         with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
-            out.write(memoryview(rows.numpy()))
+            out.write(memoryview(rows().numpy()))
 
-    def _wait(self) -> None:
-        while self._writing:
-            name, (file, written) = self._writing.popitem()
-            written.result()
-            self._written[name] = file
+    def wait(self) -> None:
+        """Until all that was begun is on disk.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        while self._tables:
+            self._tables.popleft().result()
+        self._end_commit()
+
+    def _end_commit(self) -> None:
+        if self._begun:
+            begun, self._begun = self._begun, None
+            begun.result()
 
     def drop(self, prefix: str) -> None:
         """Forget the pieces whose names start so; the next commit leaves them out."""
@@ -104,26 +124,47 @@ class Store:
         self._elsewhere = {name: path for name, path in self._elsewhere.items() if not name.startswith(prefix)}
 
     def commit(self, facts: dict[str, Any]) -> None:
-        """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names."""
-        self._wait()
-        self._commits += 1
-        for name, piece in self._waiting.items():
-            # Never the name of a file that the last journal believes in.
-            file = f"{name}.{self._commits}.pt"
+        """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        self.begin_commit(facts)
+        self.wait()
+
+    def begin_commit(self, facts: dict[str, Any]) -> None:
+        """Begin a commit of what waits now, which nothing may change from here on.
+
+        Raises:
+            OSError: something begun earlier could not be written.
+        """
+        self._end_commit()
+        # Never the name of a file that the last journal believes in.
+        number = self._commits + 1
+        files = {name: f"{name}.{number}.pt" for name in self._waiting}
+        written = self._written | files
+        pieces = {files[name]: piece for name, piece in self._waiting.items()}
+        journal = json.dumps({"version": VERSION, "commits": number, "pieces": written, **facts}, allow_nan=False)
+        # Wherever an interrupt comes, what waits still waits, or is on its way.
+        self._begun = self._thread.submit(self._commit, list(self._tables), pieces, journal, {*written.values()})
+        self._commits, self._written, self._waiting = number, written, {}
+
+    def _commit(self, tables: list[Future], pieces: dict[str, Any], journal: str, named: set[str]) -> None:
+        for table in tables:
+            table.result()
+        for file, piece in pieces.items():
             with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
                 try:
                     torch.save(piece, out)
                 except RuntimeError as error:
                     # What is wrong with the disk is behind what torch makes of it.
                     raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-            self._written[name] = file
-        self._waiting = {}
-        journal = {"version": VERSION, "commits": self._commits, "pieces": self._written, **facts}
         with atomic_write(self.folder / JOURNAL) as temporary:
-            temporary.write_text(json.dumps(journal, allow_nan=False))
+            temporary.write_text(journal)
         _flush_folder(self.folder)
+        # What is begun after this commit is written after it.
         for file in self.folder.iterdir():
-            if file.is_file() and file.name not in (JOURNAL, *self._written.values()):
+            if file.is_file() and file.name not in (JOURNAL, *named):
                 file.unlink()
 
     def read(self) -> dict[str, Any]:
@@ -140,6 +181,7 @@ class Store:
 
     def piece(self, name: str, device: torch.device) -> Any:
         """A piece of the last commit; None if the journal does not name it."""
+        self.wait()
         path = self.folder / self._written[name] if name in self._written else self._elsewhere.get(name)
         if path is None:
             return None
@@ -150,7 +192,10 @@ class Store:
 
     def clear(self) -> None:
         """Remove everything, the journal first, so that what is left behind by a kill is never believed."""
-        self._wait()
+        # What could not be written is not wanted either.
+        with contextlib.suppress(OSError):
+            self.wait()
+        self._tables.clear()
         self._waiting, self._written, self._elsewhere = {}, {}, {}
         if self.root.is_dir():
             (self.root / JOURNAL).unlink(missing_ok=True)
@@ -158,6 +203,20 @@ class Store:
                 for file in folder.iterdir():
                     file.unlink()
                 folder.rmdir()
+
+
+def _to_host(rows: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy rows to the host, without waiting for a GPU: what gives the copy once it is made."""
+    if not rows.is_cuda:
+        return lambda: rows.contiguous()
+    copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
+    made = torch.cuda.current_stream(rows.device).record_event()
+
+    def wait() -> Tensor:
+        made.synchronize()
+        return copy
+
+    return wait
 
 
 def _journal(path: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ elif "{moment}" == "journal":
     deadly_write = deadly(atomic_write, False)
     models.store.atomic_write = lambda path: (deadly_write if path.name == "journal.json" else atomic_write)(path)
 elif "{moment}" == "commit":
-    Store.commit = deadly(Store.commit, True)
+    Store._commit = deadly(Store._commit, True)
 else:
     models.model_file.save = deadly(models.model_file.save, False)
 utils.run_command(lambda: train.main(sys.argv[1:]))
