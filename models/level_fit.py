@@ -157,6 +157,7 @@ class LevelFit:
         self.holds_rows = len(active) * size * 4 <= row_bytes
         rows = self.energy.new_zeros(len(active), size) if self.holds_rows else ChunkRows(size, self.energy.device)
         self.target = BlockMLP(self.network, active, amplitude[active], rows, recipe.save_dtype)
+        self._rounds: dict[range, Round] = {}
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
@@ -225,12 +226,21 @@ class LevelFit:
 
         The error is that of the rows as the file will hold them; training goes on from the rows as they are.
         """
-        steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
-        cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
-        lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
-        blocks = self.engine.train(self.network, self.inputs, copy.blocks, Round(cells, lr, self.recipe.lr))
+        blocks = self.engine.train(self.network, self.inputs, copy.blocks, self._round(window))
         kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
-        return copy.trained(blocks), self.engine.errors(self.network, self.inputs, kept, self._real)
+        mse = self.engine.errors(self.network, self.inputs, kept, self._real)
+        # While a GPU trains, so that the next round can begin at once.
+        self._round(range(window.stop, min(window.stop + len(window), self.epochs)))
+        return copy.trained(blocks), mse
+
+    def _round(self, window: range) -> Round:
+        """The steps of some epochs, the same for all chunks, and so made once."""
+        if window not in self._rounds:
+            steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
+            cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
+            lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
+            self._rounds[window] = Round(cells, lr, self.recipe.lr)
+        return self._rounds[window]
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
         """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""

@@ -8,7 +8,7 @@ All blocks of a level live in one tensor of rows [n, row]. A row is the concaten
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -94,16 +94,21 @@ class Network:
         Args:
             output_start: the size of the output layer's start, as a part of the usual.
         """
-        bounds = []
-        for layer, (n_in, _) in enumerate(self.widths):
-            usual = 1 / math.sqrt(n_in)
-            weights = usual
-            if self.omega_0 is not None:
-                weights = math.sqrt(6 / n_in) / self.omega_0 if layer else 1 / n_in
-            part = output_start if layer == self.n_layers - 1 else 1.0
-            bounds += [part * weights, part * usual, 0.0]
-        repeats = torch.tensor(self.sizes, device=blocks.device)
-        bound = torch.tensor(bounds, device=blocks.device).repeat_interleave(repeats)
+        bound = _bounds(self, output_start, blocks.device)
         index = torch.arange(self.row_size, device=blocks.device)
         rows = (hash_uniform(seed, level, blocks[:, None], index) * 2 - 1) * bound
         return torch.where(bound == 0, a, rows)
+
+
+@lru_cache(maxsize=8)
+def _bounds(network: Network, output_start: float, device: torch.device) -> Tensor:
+    """How far from zero each number of a row may start, [row]; an a starts elsewhere."""
+    bounds = []
+    for layer, (n_in, _) in enumerate(network.widths):
+        usual = 1 / math.sqrt(n_in)
+        weights = usual
+        if network.omega_0 is not None:
+            weights = math.sqrt(6 / n_in) / network.omega_0 if layer else 1 / n_in
+        part = output_start if layer == network.n_layers - 1 else 1.0
+        bounds += [part * weights, part * usual, 0.0]
+    return torch.tensor(bounds).repeat_interleave(torch.tensor(network.sizes)).to(device, non_blocking=True)

@@ -105,7 +105,7 @@ def cell_order(seed: int, level: int, epochs: range, real_cells: Tensor, steps: 
     batch = math.ceil(n / steps)
     if not n:
         return real_cells.new_empty(len(epochs) * steps, 0)
-    epoch = torch.tensor(list(epochs), device=device)[:, None]
+    epoch = torch.arange(epochs.start, epochs.stop, device=device)[:, None]
     order = hash_bits(seed, level, epoch, torch.arange(n, device=device)).argsort(dim=1, stable=True)
     cyclic = torch.arange(steps * batch, device=device) % n
     return real_cells[order[:, cyclic]].reshape(len(epochs) * steps, batch)

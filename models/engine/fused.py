@@ -138,22 +138,20 @@ class FusedEngine:
         fresh = optimizer_class(self.optimizer, self.beta2)([rows], lr=round_.start_lr)
         group = (blocks.moments or fresh.state_dict())["param_groups"][0]
         betas, eps = group["betas"], group["eps"]
-        coefficients = torch.tensor(
-            [step_coefficients(self.optimizer, done + i, lr, betas, eps) for i, lr in enumerate(round_.lr, 1)]
-        )
-        cells, counts = _joined(round_.cells, rows.device)
+        coefficients = _coefficients(self.optimizer, done, tuple(round_.lr), tuple(betas), eps, rows.device)
+        cells, counts = _joined(tuple(round_.cells), rows.device)
         dtype, arithmetic = _arithmetic(self.precision, rows.device)
         few = plan.weights <= FEW_WEIGHTS
         kernels.train[(len(rows),)](
             rows,
             *moments,
-            plan.table(inputs, dtype),
+            _table(plan, inputs, dtype),
             blocks.targets.contiguous(),
             blocks.amplitude.contiguous(),
             blocks.kind.int(),
             cells,
             counts,
-            coefficients.T.contiguous().to(rows.device, non_blocking=True),
+            coefficients,
             len(round_.lr),
             cells.shape[2],
             blocks.targets.shape[2],
@@ -180,7 +178,7 @@ class FusedEngine:
             real: for each kind of block, int64 [n_real], its real cells.
         """
         mse = blocks.rows.new_empty(len(blocks))
-        cells, counts = _joined([cells[None] for cells in real], mse.device)
+        cells, counts = _joined(tuple(real), mse.device)
         self._evaluate(network, inputs, blocks.rows, blocks.amplitude, mse, blocks.targets, blocks.kind, cells, counts)
         return mse
 
@@ -215,7 +213,7 @@ class FusedEngine:
         errors = targets is not None
         kernels.evaluate[(len(rows),)](
             rows.detach().contiguous(),
-            plan.table(inputs, dtype),
+            _table(plan, inputs, dtype),
             targets.contiguous() if errors else None,
             amplitude.contiguous(),
             kind.int() if errors else None,
@@ -269,11 +267,31 @@ def _misfit(network: Network, optimizer: str) -> str | None:
     return None
 
 
-def _joined(cells: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cells [s, b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32 [kinds]."""
-    counts = [part.shape[1] for part in cells]
-    most = max(counts)
-    table = torch.stack([torch.nn.functional.pad(part.int(), (0, most - part.shape[1])) for part in cells])
+# What follows is the same for many launches, and takes longer than one: a tensor is known by its identity.
+
+
+@functools.lru_cache(maxsize=8)
+def _table(plan: Plan, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    return plan.table(inputs, dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _coefficients(
+    optimizer: str, done: int, lr: tuple[float, ...], betas: tuple[float, float], eps: float, device: torch.device
+) -> Tensor:
+    """`step_coefficients` of the steps after `done`, [3, s]."""
+    steps = [step_coefficients(optimizer, done + i, rate, betas, eps) for i, rate in enumerate(lr, 1)]
+    return torch.tensor(steps).T.contiguous().to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=32)
+def _joined(cells: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cells [s, b_kind] or [b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32
+    [kinds].
+    """
+    counts = [part.shape[-1] for part in cells]
+    rows = [torch.nn.functional.pad(part.int(), (0, max(counts) - part.shape[-1])) for part in cells]
+    table = torch.stack([part if part.ndim == 2 else part[None] for part in rows])
     # Not to wait for the round that runs on the GPU.
     return table.to(device), torch.tensor(counts, dtype=torch.int32).to(device, non_blocking=True)
 
