@@ -14,8 +14,8 @@ HOST_SHARE, DEVICE_SHARE = 0.5, 0.8
 STRIP_VALUE_BYTES = 24
 # A block in training takes its targets twice, and its rows with moments, gradients and copies of them this many times.
 TARGET_COPIES, ROW_COPIES = 2, 10
-# Larger strips are no faster.
-MOST_STRIP_CELLS = 2**22
+# Larger strips are no faster, by the type of device.
+MOST_STRIP_CELLS = {"cpu": 2**22, "cuda": 2**24}
 # Nor are more of them ahead.
 MOST_STRIPS_AHEAD = 3
 # Where cgroups 2 and 1 are, and what they call a group's limit and use.
@@ -27,10 +27,14 @@ CGROUPS = (
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU."""
+    """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU.
+
+    `most_strip_cells` are as many cells as are worth being handled at once.
+    """
 
     host: int
     device: int
+    most_strip_cells: int = MOST_STRIP_CELLS["cpu"]
 
     def holds(self, raw: int, levels: int) -> bool:
         """Whether a signal of `raw` bytes and its coarser levels are to be held whole; decoding takes it twice."""
@@ -38,7 +42,7 @@ class Memory:
 
     def strip_cells(self, channels: int) -> int:
         """Cells of a level that are handled at once."""
-        return max(1, min(MOST_STRIP_CELLS, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
+        return max(1, min(self.most_strip_cells, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
 
     def reading(self, channels: int, itemsize: int) -> "Reading":
         """How a source that is not held stays within the quarter that it would have.
@@ -91,7 +95,7 @@ class Limits:
         row_bytes: finished rows of all levels that are kept in memory; those beyond stay in files.
     """
 
-    strip_cells: int = MOST_STRIP_CELLS
+    strip_cells: int = MOST_STRIP_CELLS["cpu"]
     kept_values: int = 2**27
     chunk_blocks: int = 2**14
     row_bytes: int = 2**62
@@ -110,7 +114,8 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     host = (int(free_host_bytes() * HOST_SHARE) if limit is None else limit) // processes
     if device.type != "cuda":
         return Memory(host, host)
-    return Memory(host, int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit)
+    own = int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit
+    return Memory(host, own, MOST_STRIP_CELLS["cuda"])
 
 
 def free_host_bytes() -> int:

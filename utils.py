@@ -83,19 +83,20 @@ def complaint(error: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed into place.
 
-    The temporary name keeps the ending of `path`, because writers choose the format by it. On any error the
-    temporary file is removed and whatever `path` was before stays; an OSError names `path`.
+    Without `flush` a crash of the system may leave it cut. The temporary name keeps the ending of `path`, because
+    writers choose the format by it. On any error the temporary file is removed and whatever `path` was before stays; an
+    OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            to_disk(temporary)
         # Some writers make private files; the result is as readable as any other file of the user.
         mask = os.umask(0)
         os.umask(mask)
@@ -109,6 +110,15 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def to_disk(path: str | os.PathLike) -> None:
+    """Wait until a file, or the names in a folder, would outlast a crash of the system."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_room(folder: str | os.PathLike, size: int) -> None:

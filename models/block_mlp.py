@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from models.chunk_rows import ChunkRows
 from models.network import Network
 from models.precision import PackedRows, rounded
-from models.rows import FileRows
 
 
 class BlockMLP(nn.Module):
@@ -29,7 +28,7 @@ class BlockMLP(nn.Module):
         network: Network,
         blocks: Tensor,
         amplitude: Tensor,
-        rows: Tensor | ChunkRows | FileRows | PackedRows,
+        rows: Tensor | ChunkRows | PackedRows,
         dtype: str = "float32",
     ):
         super().__init__()

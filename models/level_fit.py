@@ -14,8 +14,7 @@ from models.engine.closed_form import solve_output
 from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.inheritance import Inheritance
 from models.network import COLOUR, Network
-from models.precision import rounded
-from models.rows import FileRows
+from models.precision import PackedRows, pack, rounded
 from models.training_copy import TrainingCopy
 from ranks import Ranks
 
@@ -268,12 +267,13 @@ class LevelFit:
         self.ranks.exchange([(owner, values[c.start : c.stop]) for owner, c in trained for values in tensors])
         self.errors[self.target.blocks] = errors
 
-    def finished_rows(self, chunk: range) -> Tensor:
-        """The rows of a chunk that the finished level keeps, [m, row]."""
+    def finished_rows(self, chunk: range) -> list[Tensor]:
+        """The rows of a chunk that the finished level keeps, as the tables of a file."""
         index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
-        return self.target.rows[index[self._better(index)]]
+        rows = self.target.rows[index[self._better(index)]]
+        return list(pack(self.network, self.recipe.save_dtype, rows).values())
 
-    def finish(self, rows: FileRows | None = None) -> tuple[BlockMLP, LevelReport]:
+    def finish(self, rows: PackedRows | None = None) -> tuple[BlockMLP, LevelReport]:
         """The finished level. A network that is worse than none, as where a run was stopped early, is left out.
 
         Args:

@@ -23,8 +23,9 @@ from models.engine.contract import cosine_lr
 from models.inheritance import Inheritance
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
+from models.precision import PackedRows, table_bytes
 from models.pyramid import Pyramid
-from models.rows import FileRows
+from models.rows import Segment
 from models.store import Store
 from models.training_copy import TrainingCopy
 from ranks import Ranks
@@ -158,8 +159,8 @@ class Miner(pl.LightningModule):
         prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
         sizes = self.limits.strip_cells, self.limits.kept_values
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual, *sizes)
-        heirs, row_bytes = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
-        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, row_bytes)
+        heirs, room = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
+        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, room)
         pieces = self._stored(level)
         chunks, mine = fit.chunks(list(pieces)), []
         for number, following in self._taken(level, len(chunks)):
@@ -173,8 +174,8 @@ class Miner(pl.LightningModule):
                 if following is not None and chunks[following] not in pieces:
                     fit.expect(chunks[following])
                 yield from self._rounds(chunks, number)
-        files = self.store.tables(f"rows_{level}_", fit.network.row_size)
-        if files and self.ranks.count > 1:
+        files = self._files(level, fit.network)
+        if files and level and self.ranks.count > 1:
             # The journal of the first is to name files that those of their owners name.
             self.commit()
         # Before anyone closes the level all must know whether it is whole.
@@ -182,13 +183,14 @@ class Miner(pl.LightningModule):
         if any(late for _, late, _ in met):
             self._stop_early()
         fit.exchange([(owner, chunks[number]) for owner, (numbers, _, _) in enumerate(met) for number in numbers])
-        files = {name: segment for *_, theirs in met for name, segment in theirs.items()}
+        files = {name: segments for *_, theirs in met for name, segments in theirs.items()}
         names = sorted(files, key=_first_row)
-        rows = None if fit.holds_rows else FileRows([files[name] for name in names], fit.network.row_size)
+        rows = None if fit.holds_rows else self._rows(fit.network, [files[name] for name in names])
         networks, report = fit.finish(rows)
         self.pyramid.add(level, networks)
         self.reports.append(report)
-        if self.ranks.first:
+        # Of the finest level what is kept of its chunks is enough, for the model is written next.
+        if self.ranks.first and level:
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
             self.store.keep(f"level_{level}", _level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
@@ -203,6 +205,13 @@ class Miner(pl.LightningModule):
             if number >= n:
                 return
             yield number, following if following < n else None
+
+    def _files(self, level: int, network: Network) -> dict[str, list[Segment]]:
+        """Where the rows of a level's chunks are that are in files."""
+        return self.store.tables(f"rows_{level}_", table_bytes(network, self.recipe.save_dtype))
+
+    def _rows(self, network: Network, segments: list[list[Segment]]) -> PackedRows:
+        return PackedRows.of_segments(network, self.recipe.save_dtype, segments)
 
     def _inheritance(self, level: int) -> Inheritance | None:
         parents = self.pyramid.level(level + 1)
@@ -324,8 +333,8 @@ class Miner(pl.LightningModule):
                 if "rows" in stored:
                     rows = stored["rows"]
                 else:
-                    files = self.store.tables(f"rows_{level}_", network.row_size)
-                    rows = FileRows([files[name] for name in stored["files"]], network.row_size)
+                    files = self._files(level, network)
+                    rows = self._rows(network, [files[name] for name in stored["files"]])
                 tensors = stored["blocks"], stored["amplitude"], rows
                 self.pyramid.add(level, BlockMLP(network, *tensors, self.recipe.save_dtype))
                 self.reports.append(LevelReport(**stored["report"]))
@@ -346,7 +355,7 @@ def _first_row(name: str) -> int:
 
 
 def _level_state(networks: BlockMLP, report: LevelReport, files: list[str]) -> dict[str, Any]:
-    rows = {"files": files} if isinstance(networks.rows, FileRows) else {"rows": networks.rows.detach()}
+    rows = {"files": files} if isinstance(networks.rows, PackedRows) else {"rows": networks.rows.detach()}
     return {
         "network": dataclasses.asdict(networks.network),
         "blocks": networks.blocks,

@@ -120,6 +120,8 @@ def _write_part(file: BinaryIO, places: dict[str, int], level: str, networks: Bl
             # Python's own writing says what is wrong with the disk.
             count = os.pwrite(file.fileno(), view, place)
             view, place = view[count:], place + count
+    # While others pack: what is left to do at the end is little.
+    os.fdatasync(file.fileno())
 
 
 def load(

@@ -4,11 +4,13 @@ A row is rounded by itself, so that it is the same whichever rows stand beside i
 What a file gives back is what was rounded when a level was trained, bit for bit.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from models.network import Network
-from models.rows import FileRows
+from models.rows import FileRows, Segment
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 LARGEST_INT8 = 127
@@ -30,9 +32,14 @@ def columns(network: Network, dtype: str) -> dict[str, tuple[int, torch.dtype]]:
     return {"rows": (weights, torch.int8), "rest": (network.row_size - weights + scales, torch.float16)}
 
 
+def table_bytes(network: Network, dtype: str) -> list[int]:
+    """Bytes of a row in each table of a file."""
+    return [n * kind.itemsize for n, kind in columns(network, dtype).values()]
+
+
 def row_bytes(network: Network, dtype: str) -> int:
     """Bytes of a row in a file."""
-    return sum(n * kind.itemsize for n, kind in columns(network, dtype).values())
+    return sum(table_bytes(network, dtype))
 
 
 def pack(network: Network, dtype: str, rows: Tensor) -> dict[str, Tensor]:
@@ -69,10 +76,21 @@ def rounded(network: Network, dtype: str, rows: Tensor) -> Tensor:
 
 
 class PackedRows:
-    """Rows that stay in the tables of a file, by the keys of `columns`; read and unpacked where they are taken."""
+    """Rows that stay in tables in files, by the keys of `columns`; read and unpacked where they are taken."""
 
     def __init__(self, network: Network, dtype: str, tables: dict[str, FileRows]):
         self.network, self.dtype, self.tables = network, dtype, tables
+
+    @classmethod
+    def of_segments(cls, network: Network, dtype: str, segments: Sequence[Sequence[Segment]]) -> "PackedRows":
+        """Rows that lie in several places, one after another: of each place, where its tables are."""
+        found = {}
+        for n, (key, (numbers, kind)) in enumerate(columns(network, dtype).items()):
+            found[key] = FileRows([tables[n] for tables in segments], numbers, kind)
+        return cls(network, dtype, found)
+
+    def __len__(self) -> int:
+        return len(self.tables["rows"])
 
     @property
     def bytes_read(self) -> int:

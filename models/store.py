@@ -5,10 +5,10 @@ Everything is written by one thread, one thing after another, while the run goes
 """
 
 import contextlib
+import itertools
 import json
-import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from models.rows import Segment
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, to_disk
 
 JOURNAL = "journal.json"
-VERSION = 1
+VERSION = 2
 # Tables of rows that may wait in memory for the disk.
 MOST_WAITING = 4
 
@@ -46,6 +46,7 @@ class Store:
         self._commits = 0
         self._waiting: dict[str, Any] = {}
         self._tables: deque[Future] = deque()
+        self._unflushed: dict[str, str] = {}
         self._begun: Future | None = None
         self._thread = ThreadPoolExecutor(1, "write")
 
@@ -67,8 +68,8 @@ class Store:
         """Remember a piece, tensors and numbers in dicts and lists, under a name until the next commit writes it."""
         self._waiting[name] = piece
 
-    def write(self, name: str, rows: Tensor) -> None:
-        """Begin to write rows [n, row] of float32 under a name, for what no memory is to hold until the next commit.
+    def write(self, name: str, tables: Sequence[Tensor]) -> None:
+        """Begin to write tables [n, ...] of one n under a name, for what no memory is to hold until the next commit.
 
         Raises:
             OSError: something begun earlier could not be written.
@@ -77,12 +78,15 @@ class Store:
             self._tables.popleft().result()
         # Never the name of a file that the last journal believes in.
         file = f"{name}.{self._commits + 1}.rows"
-        self._tables.append(self._thread.submit(self._write, file, _to_host(rows)))
+        self._tables.append(self._thread.submit(self._write, file, [_to_host(table) for table in tables]))
         # An interrupt before this leaves a file that is not wanted, one after it none that is missing.
-        self._written[name] = file
+        self._unflushed[name] = self._written[name] = file
 
-    def tables(self, prefix: str, row: int) -> dict[str, Segment]:
-        """The tables of rows [n, row] whose names start so: where they are. They stay in their files.
+    def tables(self, prefix: str, row_bytes: Sequence[int]) -> dict[str, list[Segment]]:
+        """Where the tables are that were written under names that start so. They stay in their files.
+
+        Args:
+            row_bytes: what a row takes in each of a name's tables.
 
         Raises:
             UserError: a file is not there.
@@ -90,17 +94,19 @@ class Store:
         self.wait()
         paths = self._elsewhere | {name: self.folder / file for name, file in self._written.items()}
         try:
-            return {
-                name: Segment(path, 0, path.stat().st_size // (4 * row))
-                for name, path in paths.items()
-                if name.startswith(prefix)
+            counts = {
+                name: path.stat().st_size // sum(row_bytes) for name, path in paths.items() if name.startswith(prefix)
             }
         except OSError as error:
             raise UserError(f"{error.filename}: damaged ({error.strerror}): start over without --resume") from None
+        before = [0, *itertools.accumulate(row_bytes)][:-1]
+        return {name: [Segment(paths[name], n * first, n) for first in before] for name, n in counts.items()}
 
-    def _write(self, file: str, rows: Callable[[], Tensor]) -> None:
-        with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
-            out.write(memoryview(rows().numpy()))
+    def _write(self, file: str, tables: list[Callable[[], Tensor]]) -> None:
+        # The next commit flushes it; until then the disk need not hear of it.
+        with atomic_write(self.folder / file, flush=False) as temporary, open(temporary, "wb") as out:
+            for table in tables:
+                out.write(memoryview(table().numpy()))
 
     def wait(self) -> None:
         """Until all that was begun is on disk.
@@ -146,12 +152,17 @@ class Store:
         pieces = {files[name]: piece for name, piece in self._waiting.items()}
         journal = json.dumps({"version": VERSION, "commits": number, "pieces": written, **facts}, allow_nan=False)
         # Wherever an interrupt comes, what waits still waits, or is on its way.
-        self._begun = self._thread.submit(self._commit, list(self._tables), pieces, journal, {*written.values()})
-        self._commits, self._written, self._waiting = number, written, {}
+        tables = list(self._tables), list(self._unflushed.values())
+        self._begun = self._thread.submit(self._commit, *tables, pieces, journal, {*written.values()})
+        self._commits, self._written, self._waiting, self._unflushed = number, written, {}, {}
 
-    def _commit(self, tables: list[Future], pieces: dict[str, Any], journal: str, named: set[str]) -> None:
+    def _commit(
+        self, tables: list[Future], unflushed: list[str], pieces: dict[str, Any], journal: str, named: set[str]
+    ) -> None:
         for table in tables:
             table.result()
+        for file in unflushed:
+            to_disk(self.folder / file)
         for file, piece in pieces.items():
             with atomic_write(self.folder / file) as temporary, open(temporary, "wb") as out:
                 try:
@@ -161,7 +172,7 @@ class Store:
                     raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         with atomic_write(self.folder / JOURNAL) as temporary:
             temporary.write_text(journal)
-        _flush_folder(self.folder)
+        to_disk(self.folder)
         # What is begun after this commit is written after it.
         for file in self.folder.iterdir():
             if file.is_file() and file.name not in (JOURNAL, *named):
@@ -205,12 +216,12 @@ class Store:
                 folder.rmdir()
 
 
-def _to_host(rows: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy rows to the host, without waiting for a GPU: what gives the copy once it is made."""
-    if not rows.is_cuda:
-        return lambda: rows.contiguous()
-    copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
-    made = torch.cuda.current_stream(rows.device).record_event()
+def _to_host(table: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a table to the host, without waiting for a GPU: what gives the copy once it is made."""
+    if not table.is_cuda:
+        return table.contiguous
+    copy = torch.empty(table.shape, dtype=table.dtype, pin_memory=True).copy_(table, non_blocking=True)
+    made = torch.cuda.current_stream(table.device).record_event()
 
     def wait() -> Tensor:
         made.synchronize()
@@ -232,12 +243,3 @@ def _journal(path: Path) -> dict[str, Any]:
 
 def _pieces(path: Path) -> dict[str, Path]:
     return {name: path.parent / file for name, file in _journal(path)["pieces"].items()}
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make renames durable, where the system lets a folder be flushed."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

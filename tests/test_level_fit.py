@@ -16,9 +16,9 @@ from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
 from models.inheritance import Inheritance
 from models.level_fit import LevelFit, Recipe, cut
-from models.precision import DTYPES, rounded
+from models.precision import DTYPES, PackedRows, rounded
 from models.pyramid import Pyramid
-from models.rows import FileRows, Segment
+from models.rows import Segment
 
 RECIPE = Recipe(
     epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,
@@ -195,16 +195,16 @@ def test_rows_that_are_not_held_end_in_the_same_level(grid, tmp_path):
         for _, _, left in rounds(fit, copy):
             middle = middle or on_disk([fit.state(chunk), left.index, left.blocks.rows, left.blocks.moments])
         rows = fit.finished_rows(chunk)
-        (tmp_path / str(n)).write_bytes(rows.numpy().tobytes())
-        segments.append(Segment(tmp_path / str(n), 0, len(rows)))
+        (tmp_path / str(n)).write_bytes(rows[0].numpy().tobytes())
+        segments.append([Segment(tmp_path / str(n), 0, len(rows[0]))])
         again.restore(chunk, middle[0])
         for _ in rounds(again, again.copy(*middle[1:]), RECIPE.val_freq):
             pass
-        assert torch.equal(again.finished_rows(chunk), rows)
+        assert torch.equal(again.finished_rows(chunk)[0], rows[0])
         third = make_fit(grid, row_bytes=0, **recipe)
         third.restore(chunk, {"errors": fit.state(chunk)["errors"]})
         assert torch.equal(*(f.errors[f.target.blocks[chunk.start : chunk.stop]] for f in (third, fit)))
-    networks, found = fit.finish(FileRows(segments, fit.network.row_size))
+    networks, found = fit.finish(PackedRows.of_segments(fit.network, "float32", segments))
     assert found == report and not fit.holds_rows
     index = torch.arange(len(want))
     assert torch.equal(networks.blocks, want.blocks)

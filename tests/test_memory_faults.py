@@ -116,7 +116,8 @@ if "{moment}" == "rows":
 elif "{moment}" == "journal":
     atomic_write = models.store.atomic_write
     deadly_write = deadly(atomic_write, False)
-    models.store.atomic_write = lambda path: (deadly_write if path.name == "journal.json" else atomic_write)(path)
+    pick = lambda path: deadly_write if path.name == "journal.json" else atomic_write
+    models.store.atomic_write = lambda path, **how: pick(path)(path, **how)
 elif "{moment}" == "commit":
     Store._commit = deadly(Store._commit, True)
 else:
@@ -142,9 +143,9 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole,
         if kind == "rows":
             write, seen = models.store.atomic_write, []
 
-            def failing(path):
+            def failing(path, **how):
                 seen.append(path.suffix)
-                return full() if seen.count(".rows") > 3 else write(path)
+                return full() if seen.count(".rows") > 3 else write(path, **how)
 
             patch.setattr(models.store, "atomic_write", failing)
             patch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)

@@ -245,18 +245,33 @@ def table(n):
     return torch.arange(n * 3, dtype=torch.float32).reshape(n, 3)
 
 
+class Beside:
+    """Two tables of rows side by side."""
+
+    def __init__(self, *tables):
+        self.tables = tables
+
+    def take(self, index):
+        return torch.cat([table.take(index) for table in self.tables], 1)
+
+
+def halves(table):
+    return [table[:, :2], table[:, 2:]]
+
+
 def rows_of(store, *names):
-    files = store.tables("rows_0_", 3)
-    return FileRows([files[name] for name in names], 3)
+    files = store.tables("rows_0_", [8, 4])
+    halves = (FileRows([files[name][k] for name in names], n) for k, n in enumerate((2, 1)))
+    return Beside(*halves)
 
 
 def test_rows_are_written_at_once_and_believed_with_the_next_commit(tmp_path):
     store = Store(tmp_path / "progress")
     store.commit({})
     for name, n in (("rows_0_0", 4), ("rows_0_1", 0), ("rows_0_2", 2)):
-        store.write(name, table(n))
-    store.write("rows_1_0", table(9))
-    assert list(store.tables("rows_1_", 3)) == ["rows_1_0"]
+        store.write(name, halves(table(n)))
+    store.write("rows_1_0", halves(table(9)))
+    assert list(store.tables("rows_1_", [8, 4])) == ["rows_1_0"]
     rows = rows_of(store, "rows_0_0", "rows_0_1", "rows_0_2")
     assert torch.equal(rows.take(torch.arange(6)), torch.cat([table(4), table(2)]))
     later = Store(tmp_path / "progress")
@@ -272,7 +287,7 @@ def test_rows_are_written_at_once_and_believed_with_the_next_commit(tmp_path):
 def test_rows_of_another_process_are_found_by_a_later_session(tmp_path):
     first, second = Store(tmp_path / "progress"), Store(tmp_path / "progress", 1)
     for store, name, n in ((first, "rows_0_0", 4), (second, "rows_0_4", 2)):
-        store.write(name, table(n))
+        store.write(name, halves(table(n)))
         store.commit({})
     later = Store(tmp_path / "progress")
     later.read()
@@ -284,7 +299,7 @@ def test_rows_of_another_process_are_found_by_a_later_session(tmp_path):
 def test_rows_written_before_a_kill_are_removed_by_the_next_commit(tmp_path):
     store = Store(tmp_path)
     store.commit({})
-    store.write("rows_0_0", table(4))
+    store.write("rows_0_0", halves(table(4)))
     rows_of(store, "rows_0_0")
     store = Store(tmp_path)
     store.read()
@@ -294,7 +309,7 @@ def test_rows_written_before_a_kill_are_removed_by_the_next_commit(tmp_path):
 
 def test_rows_of_which_the_file_is_gone_are_one_line(tmp_path):
     store = Store(tmp_path)
-    store.write("rows_0_0", table(4))
+    store.write("rows_0_0", halves(table(4)))
     store.commit({})
     next(tmp_path.glob("*.rows")).unlink()
     with pytest.raises(UserError, match="--resume"):
@@ -308,7 +323,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_last_commit(
     store.commit({"seconds": 1})
     before = found(tmp_path)
     if what == "rows":
-        store.write("rows_0_0", torch.zeros(100000, 3))
+        store.write("rows_0_0", halves(torch.zeros(100000, 3)))
     else:
         store.keep("a", {"rows": torch.zeros(100000, 3)})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -317,7 +332,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_last_commit(
     try:
         with pytest.raises(OSError) as error:
             if what == "rows":
-                store.write("rows_0_1", torch.zeros(100000, 3))
+                store.write("rows_0_1", halves(torch.zeros(100000, 3)))
             store.commit({"seconds": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
