@@ -200,7 +200,10 @@ class LevelFit:
     def start(self, chunk: range) -> TrainingCopy:
         """The networks that a chunk begins with: fresh ones, or heirs."""
         self._begin(chunk)
-        index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
+        return self.fresh(torch.arange(chunk.start, chunk.stop, device=self.energy.device))
+
+    def fresh(self, index: Tensor) -> TrainingCopy:
+        """The networks that the active blocks at `index`, int64 [n] in rising order, begin with."""
         recipe, blocks = self.recipe, self.target.blocks[index]
         rows = self.network.initial_rows(recipe.seed, self.level, blocks, recipe.a, recipe.output_start)
         if self.inheritance:

@@ -20,6 +20,7 @@ from datasets.source import Source
 from memory import Limits
 from models.block_mlp import BlockMLP
 from models.engine.contract import cosine_lr
+from models.forecast import Forecast, guess_active
 from models.inheritance import Inheritance
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
@@ -38,8 +39,7 @@ SECONDS_BETWEEN_COMMITS = 15
 class Wave:
     """What a round did, for logs and progress bars.
 
-    `done` is the part of all the work that is behind, in [0, 1], and `seconds_left` an estimate, both from the blocks
-    trained so far and as many active blocks per level as the current one has.
+    `done` is the part of the run's time that is behind, in [0, 1], by the estimate `seconds_left` of what is not.
     """
 
     level: int
@@ -115,6 +115,14 @@ class Miner(pl.LightningModule):
         self._started = self._committed = time.perf_counter()
         # Epochs of blocks trained so far, and the seconds they took.
         self._work, self._work_seconds = 0, 1e-9
+        self._forecast = Forecast(
+            pyramid.grid,
+            recipe.epochs,
+            recipe.val_freq,
+            recipe.b_chunks,
+            lambda: guess_active(source, pyramid.grid, recipe),
+            self.ranks.count,
+        )
 
     @property
     def seconds(self) -> float:
@@ -232,6 +240,7 @@ class Miner(pl.LightningModule):
             loss, seconds = mse.mean().item(), time.perf_counter() - started
             self._work += len(copy) * len(window)
             self._work_seconds += seconds
+            self._forecast.trained(fit.level, window.stop, len(window), len(copy), len(self._point.copy), seconds)
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
             gain, rate = self.ranks.pool(f"level_{fit.level}", [fit.gain, rate])
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
@@ -299,13 +308,12 @@ class Miner(pl.LightningModule):
         self.stopped_early = True
 
     def _ahead(self, point: Point, later: int) -> tuple[float, float]:
-        """How much of all work is done, and the seconds that the rest takes, if `later` blocks are not begun yet."""
-        fit = point.fit
-        share = len(fit.target) / len(fit.energy)
-        shared = later * fit.epochs
-        shared += sum(share * fit.grid.n_blocks(j) * self.recipe.epochs[j] for j in range(fit.level))
-        ahead = len(point.copy) * (fit.epochs - point.epoch) + shared / self.ranks.count
-        return self._work / (self._work + ahead), ahead * self._work_seconds / self._work
+        """The part of the run that is done, and the seconds that the rest takes, if `later` blocks are not begun."""
+        fit, other = point.fit, self._session - self._work_seconds
+        left = self._forecast.left(fit.level, point.epoch, len(point.copy), later, len(fit.target), other)
+        if self.max_time is not None:
+            left = min(left, max(0.0, self.max_time - self._session))
+        return self.seconds / (self.seconds + left), left
 
     # Progress on disk.
 

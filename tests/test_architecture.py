@@ -53,6 +53,7 @@ FLOORS = {
     "datasets.raw_tiff": 2,
     "datasets.resize": 2,
     "datasets.residual": 2,
+    "datasets.excerpt": 2,
     "datasets.samples": 2,
     "datasets.source": 2,
     "datasets.streamed_source": 2,
@@ -67,6 +68,7 @@ FLOORS = {
     "models.training_copy": 2,
     "models.inheritance": 2,
     "models.level_fit": 2,
+    "models.forecast": 2,
     "models.store": 2,
     "models.miner": 3,
     "models.pyramid": 3,
@@ -85,6 +87,8 @@ FLOORS = {
     "session": 4,
     "result": 4,
     "plan": 4,
+    "rehearsal": 4,
+    "pace": 4,
     "callbacks": 4,
     "reconstruct": 4,
     "view": 4,
@@ -103,7 +107,7 @@ FLOORS = {
 }
 
 # What `models` may take from `datasets`; `datasets` takes nothing from `models`.
-SHARED = {"datasets.grid", "datasets.resample", "datasets.source", "datasets.residual"}
+SHARED = {"datasets.grid", "datasets.resample", "datasets.source", "datasets.residual", "datasets.excerpt"}
 
 # Who may import these, and nobody else.
 ONLY_IN = {

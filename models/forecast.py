@@ -1,0 +1,183 @@
+"""How long the rest of a run takes, from what it has shown of itself so far."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from datasets.excerpt import excerpt
+from datasets.grid import Box, Grid, parent, up
+from datasets.residual import LevelTargets
+from datasets.source import Source
+from models.level_fit import Recipe
+
+# Values of the finest level that a guess looks at, and seconds from which on a run is worth one.
+GUESSED_VALUES, WORTH_A_GUESS = 2**21, 1.0
+# The source's own coarser level stands for the fitted one, whose error comes on top: a block is counted as active from
+# this part of the threshold on. Measured on a 4096x2048 Moon: 7211 blocks above 1.0 of it, 7466 above 0.85, 7590 in
+# the fit.
+ERROR_SHARE = 0.85
+# The part of the blocks that a round leaves in training, as long as none has ended.
+STILL_TRAINING = 0.5
+# What older rounds count beside a new one: the speed of a machine changes.
+OLDER = 0.9
+# Where a line through two noisy times says that a block takes no time, it takes this part of its share of the time.
+LEAST_OF_SHARE = 0.25
+
+
+class Guess(NamedTuple):
+    """Before a run knows better: the part of each level's blocks that looks active, finest first, and what that took.
+
+    `blocks` were surveyed in so many `seconds`.
+    """
+
+    shares: list[float]
+    blocks: int
+    seconds: float
+
+
+def guess_active(source: Source, grid: Grid, recipe: Recipe) -> Guess:
+    """Survey an excerpt of a source as if the coarser levels were perfect."""
+    started = time.perf_counter()
+    small, own = excerpt(source, grid, max(GUESSED_VALUES // source.signal.channels, grid.block_cells))
+    shares = []
+    for level in range(own.n_levels):
+        top = level == grid.n_levels - 1
+
+        def upsampled(region: Box, level: int = level) -> Tensor:
+            coarse = parent(region, own, level)
+            edge = Grid(own.shape, own.patch, level + 2).level_box(level + 1)
+            return up(small.read(coarse, level + 1), coarse, region, edge)
+
+        energy, _ = LevelTargets(small, None if top else upsampled, own, level, kept_values=0).survey()
+        threshold = recipe.loss_thr * (recipe.coarse_share if level else 1.0) * (1.0 if top else ERROR_SHARE)
+        shares.append((energy > threshold).float().mean().item())
+    blocks = sum(map(own.n_blocks, range(own.n_levels)))
+    return Guess(shares + [1.0] * (grid.n_levels - own.n_levels), blocks, time.perf_counter() - started)
+
+
+class Forecast:
+    """Foretells the rest of a run that tells it of every round.
+
+    A run's time is that of training, which grows with the blocks in training, and that of all else, which grows with
+    the blocks that are surveyed and with those whose targets are gathered for a chunk. How many blocks of finer levels
+    are active is guessed, and the guess corrected by how far it is off at the level in training.
+
+    Args:
+        epochs: of each level, finest first.
+        val_freq: epochs of a round.
+        most_blocks: cap of a chunk.
+        guess: asked once, when it is needed.
+        processes: how many share the run.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        epochs: tuple[int, ...],
+        val_freq: int,
+        most_blocks: int,
+        guess: Callable[[], Guess],
+        processes: int = 1,
+    ):
+        self.grid, self.epochs, self.val_freq, self.most_blocks = grid, epochs, val_freq, most_blocks
+        self.processes, self._guess = processes, guess
+        self._guessed: Guess | None = None
+        # Blocks before and after each round of a level.
+        self._rounds: dict[tuple[int, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self._sums, self._known = [0.0] * 5, 0
+        self._trained = 0.0
+        # Seconds of a block's survey, and of the gathering of an active one's targets.
+        self._surveyed, self._gathered = 0.0, 0.0
+        self._level, self._begun, self._other, self._level_other = grid.n_levels, 0, 0.0, 0.0
+
+    def trained(self, level: int, epoch: int, epochs: int, before: int, after: int, seconds: float) -> None:
+        """Hear of blocks that were trained for some epochs, up to `epoch`, and how many of them go on."""
+        if epoch % self.val_freq == 0 or epoch == self.epochs[level]:
+            n, m = self._rounds[level, (epoch - 1) // self.val_freq]
+            self._rounds[level, (epoch - 1) // self.val_freq] = n + before, m + after
+        # The first round warms up, or compiles, and counts only as long as there is no other.
+        older = OLDER if self._known > 1 else 0.0
+        work = before * epochs
+        products = epochs * epochs, epochs * work, work * work, epochs * seconds, work * seconds
+        self._sums = [older * total + new for total, new in zip(self._sums, products, strict=True)]
+        self._known += 1
+        self._trained += seconds
+
+    def left(self, level: int, epoch: int, blocks: int, later: int, active: int, other: float) -> float:
+        """Seconds that the rest takes.
+
+        Args:
+            epoch: where the chunk in training stands.
+            blocks: how many of its blocks are in training.
+            later: active blocks of the level in chunks that are not begun.
+            active: active blocks of the level.
+            other: seconds of the run so far that were not training.
+        """
+        self._note(level, active - later, other)
+        here = self._training(level, epoch, blocks, 1)
+        shared = self._training(level, 0, later, math.ceil(later / self.most_blocks)) + later * self._gathered
+        for finer in range(level):
+            count = self._active(finer, level, active)
+            chunks = math.ceil(count / self.most_blocks)
+            shared += self._training(finer, 0, count, chunks) + self.grid.n_blocks(finer) * self._surveyed
+            shared += max(0.0, count - self.most_blocks) * self._gathered
+        return here + shared / self.processes
+
+    def _note(self, level: int, begun: int, other: float) -> None:
+        """Take in how long all but training took, and guess if it is time to."""
+        if level < self._level:
+            # The first survey says little, for the levels of the source are made for it.
+            if self._level < self.grid.n_levels:
+                self._surveyed = (other - self._other) / sum(map(self.grid.n_blocks, range(level, self._level)))
+            self._level, self._begun, self._level_other = level, begun, other
+        elif begun > self._begun:
+            self._gathered = (other - self._level_other) / (begun - self._begun)
+        self._other = other
+        if level and not self._guessed and self._trained + other > WORTH_A_GUESS:
+            self._guessed = self._guess()
+            self._surveyed = self._surveyed or self._guessed.seconds / self._guessed.blocks
+            # The next survey did not take what this did.
+            self._other += self._guessed.seconds
+            self._level_other += self._guessed.seconds
+
+    def _active(self, finer: int, level: int, active: int) -> float:
+        """Blocks of a finer level that will be active."""
+        shares = self._guessed.shares if self._guessed else [1.0] * self.grid.n_levels
+        share = active / self.grid.n_blocks(level)
+        return self.grid.n_blocks(finer) * min(1.0, shares[finer] * (share / shares[level] if shares[level] else 1.0))
+
+    def _training(self, level: int, epoch: int, blocks: float, chunks: int) -> float:
+        """Seconds of training blocks from an epoch of a level on."""
+        constant, per_block = self._pace()
+        seconds = 0.0
+        while epoch < self.epochs[level] and blocks:
+            number = epoch // self.val_freq
+            stop = min((number + 1) * self.val_freq, self.epochs[level])
+            seconds += (stop - epoch) * (constant * min(chunks, blocks) + per_block * blocks)
+            blocks *= self._survival(level, number)
+            epoch = stop
+        return seconds
+
+    def _pace(self) -> tuple[float, float]:
+        """Seconds of an epoch, and of each block in it: the line of least squares through all rounds."""
+        ee, ew, ww, es, ws = self._sums
+        if not ww:
+            return 0.0, 0.0
+        share, spread = ws / ww, ee * ww - ew * ew
+        if spread < 1e-2 * ee * ww:
+            return 0.0, share
+        per_block = min(max((ws * ee - es * ew) / spread, LEAST_OF_SHARE * share), share)
+        return max(0.0, (es - per_block * ew) / ee), per_block
+
+    def _survival(self, level: int, number: int) -> float:
+        """The part of the blocks that a round leaves in training."""
+        # As this level has shown, or the next coarser one; else as the latest round that any of them has shown.
+        known = [key for key in self._rounds if key[0] >= level]
+        if not known:
+            return STILL_TRAINING
+        before, after = self._rounds[min(known, key=lambda key: (key[1] != number, key[0], -key[1]))]
+        return after / before
