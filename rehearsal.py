@@ -1,6 +1,6 @@
 """Which blocks of each level a run would train, and for how long: the run in small, on an excerpt of its source.
 
-An excerpt's blocks are surveyed as the run surveys them, level by level. Of the active ones a few are trained, and
+An excerpt's blocks are surveyed as the run surveys them, level by level. Of the active ones some are trained, and
 stand for those of like energy: for when they leave training, and for what they leave to the next finer level.
 """
 
@@ -18,8 +18,8 @@ from models.level_fit import LevelFit, Recipe
 
 # Values of the finest level that are surveyed.
 SURVEYED_VALUES = 2**24
-# Blocks of a level that are trained, and about how many multiplications and additions that may take.
-LEAST_TRAINED, MOST_TRAINED, TRIAL_FLOPS = 16, 48, 2**33
+# Least blocks of a level that are trained, and about how many multiplications and additions that may take.
+LEAST_TRAINED, TRIAL_FLOPS = 16, 2**33
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ def rehearse(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine)
         prediction = None if fitted is None else _Upsampled(own, level, fitted)
         targets = LevelTargets(small, prediction, own, level, recipe.residual, kept_values=2**62)
         fit = LevelFit(targets, recipe, inputs, engine)
-        left, training = _trial(fit)
-        active, kept = len(fit.target), int((left < 1).sum())
+        index, training = _trial(fit)
+        stands_for, better = _stand_ins(fit, index)
+        active, kept = len(fit.target), int(better[stands_for].sum())
         courses.insert(0, Course(active / len(fit.energy), kept / max(active, 1), training))
-        fitted = _fitted(fit, prediction, left)
+        fitted = _fitted(fit, prediction, index, stands_for, better)
     # Blocks so large have something to learn wherever any of theirs has.
     full = [Course(1.0, 1.0, _rounds(recipe, level, [])) for level in range(len(courses), grid.n_levels)]
     return courses + (full if courses[-1].active else [dataclasses.replace(c, active=0.0) for c in full])
@@ -78,29 +79,32 @@ class _Upsampled:
 
 
 def _trial(fit: LevelFit) -> tuple[Tensor, tuple[float, ...]]:
-    """What share of their energy training leaves the active blocks, [n], and the part of them in each round."""
+    """Train some of the active blocks: their positions, int64 [k], and the part of them in each round."""
     recipe, n = fit.recipe, len(fit.target)
-    if not n or not fit.epochs:
-        return fit.energy.new_ones(n), _rounds(recipe, fit.level, [])
     flops = 6 * fit.network.row_size * fit.grid.block_cells
-    count = min(n, MOST_TRAINED, max(LEAST_TRAINED, TRIAL_FLOPS // (flops * fit.epochs)))
+    count = min(n, max(LEAST_TRAINED, TRIAL_FLOPS // (flops * fit.epochs)))
+    index = torch.linspace(0, n - 1, count, device=fit.energy.device).round().long()
+    if not n:
+        return index, _rounds(recipe, fit.level, [])
     # Where even few blocks take too long, they are trained for a part of the epochs.
     epochs = min(fit.epochs, max(1, 2 * TRIAL_FLOPS // (flops * count)))
-    index = torch.linspace(0, n - 1, count, device=fit.energy.device).round().long()
-    trained = copy = fit.fresh(index)
-    shares = []
+    copy, shares = fit.fresh(index), [1.0]
     for start in range(0, epochs, recipe.val_freq):
-        shares.append(len(copy) / count)
+        stop = min(start + recipe.val_freq, epochs)
         if len(copy):
-            copy, mse = fit.train(copy, range(start, min(start + recipe.val_freq, epochs)))
+            copy, mse = fit.train(copy, range(start, stop))
             copy = fit.sync(copy, mse)
-    if epochs == fit.epochs or not epochs % recipe.val_freq:
-        shares.append(len(copy) / count)
+        if stop % recipe.val_freq == 0:
+            shares.append(len(copy) / count)
+    return index, _rounds(recipe, fit.level, shares)
+
+
+def _stand_ins(fit: LevelFit, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the trained blocks stands for each active one, int64 [n], and which are better than none, bool [k]."""
     blocks = fit.target.blocks
-    before, after = (energy[blocks[trained.index]] for energy in (fit.energy, fit.errors))
+    before, after = (values[blocks[index]] for values in (fit.energy, fit.errors))
     order = before.argsort()
-    nearest = _nearest(before[order], fit.energy[blocks])
-    return (after / before)[order][nearest].clamp(max=1), _rounds(recipe, fit.level, shares)
+    return order[_nearest(before[order], fit.energy[blocks])], after < before
 
 
 def _nearest(values: Tensor, wanted: Tensor) -> Tensor:
@@ -117,13 +121,17 @@ def _rounds(recipe: Recipe, level: int, shares: list[float]) -> tuple[float, ...
     return tuple(shares[:rounds])
 
 
-def _fitted(fit: LevelFit, prediction: _Upsampled | None, left: Tensor) -> Tensor:
-    """A level as a run would have it, [*space, c]: what is left of a block's residual looks like the residual."""
-    grid, whole = fit.grid, fit.grid.level_box(fit.level)
+def _fitted(fit: LevelFit, prediction: _Upsampled | None, index: Tensor, stands_for: Tensor, better: Tensor) -> Tensor:
+    """A level as a run would have it, [*space, c]: a block's error is that of its stand-in, as large as its energy."""
+    grid, whole, target = fit.grid, fit.grid.level_box(fit.level), fit.target
     cells = fit.targets.source.read(whole, fit.level)
-    part = torch.ones_like(fit.energy)
-    part[fit.target.blocks] = left.sqrt()
     blocks = grid.blocks_touching(whole)
-    part = grid.join(part[:, None, None].expand(-1, 1, grid.block_cells), blocks)
-    residual = cells if prediction is None else cells - prediction(whole)
-    return cells - residual * grid.cells_of(blocks).crop(part, whole)
+    errors = grid.split(cells if prediction is None else cells - prediction(whole), blocks)
+    if len(index):
+        trained = target.blocks[index]
+        left = fit.targets.gather(trained)
+        left -= fit.engine.predict(target.network, fit.inputs, *target.take(index))
+        stands_for, stood_for = (values[better[stands_for]] for values in (stands_for, target.blocks))
+        scale = (fit.energy[stood_for] / fit.energy[trained[stands_for]]).sqrt()
+        errors[stood_for] = left[stands_for] * scale[:, None, None]
+    return cells - grid.cells_of(blocks).crop(grid.join(errors, blocks), whole)

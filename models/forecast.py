@@ -63,13 +63,15 @@ class Forecast:
     """Foretells the rest of a run that tells it of every round.
 
     A run's time is that of training, which grows with the blocks in training, and that of all else, which grows with
-    the blocks that are surveyed and with those whose targets are gathered for a chunk. How many blocks of finer levels
+    the blocks that are surveyed, once or twice. How many blocks of finer levels
     are active is guessed, and the guess corrected by how far it is off at the level in training.
 
     Args:
         epochs: of each level, finest first.
         val_freq: epochs of a round.
         most_blocks: cap of a chunk.
+        kept_blocks: blocks of the largest level whose targets are kept from its survey; those of a larger one are
+            made again, chunk by chunk.
         guess: asked once, when it is needed.
         processes: how many share the run.
     """
@@ -80,18 +82,20 @@ class Forecast:
         epochs: tuple[int, ...],
         val_freq: int,
         most_blocks: int,
+        kept_blocks: int,
         guess: Callable[[], Guess],
         processes: int = 1,
     ):
         self.grid, self.epochs, self.val_freq, self.most_blocks = grid, epochs, val_freq, most_blocks
-        self.processes, self._guess = processes, guess
+        self.kept_blocks, self.processes, self._guess = kept_blocks, processes, guess
         self._guessed: Guess | None = None
         # Blocks before and after each round of a level.
         self._rounds: dict[tuple[int, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
         self._sums, self._known = [0.0] * 5, 0
         self._trained = 0.0
-        # Seconds of a block's survey, and of the gathering of an active one's targets.
-        self._surveyed, self._gathered = 0.0, 0.0
+        # Seconds of a block's survey, and of an active one's beginning at this level as far as that is known.
+        self._surveyed: float = 0.0
+        self._gathered: float | None = None
         self._level, self._begun, self._other, self._level_other = grid.n_levels, 0, 0.0, 0.0
 
     def trained(self, level: int, epoch: int, epochs: int, before: int, after: int, seconds: float) -> None:
@@ -119,12 +123,12 @@ class Forecast:
         """
         self._note(level, active - later, other)
         here = self._training(level, epoch, blocks, 1)
-        shared = self._training(level, 0, later, math.ceil(later / self.most_blocks)) + later * self._gathered
+        again = self._surveyed * self._again(level) / active if self._gathered is None else self._gathered
+        shared = self._training(level, 0, later, math.ceil(later / self.most_blocks)) + later * again
         for finer in range(level):
             count = self._active(finer, level, active)
-            chunks = math.ceil(count / self.most_blocks)
-            shared += self._training(finer, 0, count, chunks) + self.grid.n_blocks(finer) * self._surveyed
-            shared += max(0.0, count - self.most_blocks) * self._gathered
+            shared += self._training(finer, 0, count, math.ceil(count / self.most_blocks))
+            shared += self._surveyed * (self.grid.n_blocks(finer) + self._again(finer))
         return here + shared / self.processes
 
     def _note(self, level: int, begun: int, other: float) -> None:
@@ -133,7 +137,7 @@ class Forecast:
             # The first survey says little, for the levels of the source are made for it.
             if self._level < self.grid.n_levels:
                 self._surveyed = (other - self._other) / sum(map(self.grid.n_blocks, range(level, self._level)))
-            self._level, self._begun, self._level_other = level, begun, other
+            self._level, self._begun, self._level_other, self._gathered = level, begun, other, None
         elif begun > self._begun:
             self._gathered = (other - self._level_other) / (begun - self._begun)
         self._other = other
@@ -143,6 +147,11 @@ class Forecast:
             # The next survey did not take what this did.
             self._other += self._guessed.seconds
             self._level_other += self._guessed.seconds
+
+    def _again(self, level: int) -> int:
+        """Blocks of a level whose targets are made a second time."""
+        n = self.grid.n_blocks(level)
+        return n if n > self.kept_blocks else 0
 
     def _active(self, finer: int, level: int, active: int) -> float:
         """Blocks of a finer level that will be active."""

@@ -120,6 +120,7 @@ class Miner(pl.LightningModule):
             recipe.epochs,
             recipe.val_freq,
             recipe.b_chunks,
+            limits.kept_values // (pyramid.channels * pyramid.grid.block_cells) if self.ranks.count == 1 else 0,
             lambda: guess_active(source, pyramid.grid, recipe),
             self.ranks.count,
         )

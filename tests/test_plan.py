@@ -1,0 +1,92 @@
+"""What a plan adds up: steps, rounds, surveys and memory, with a machine whose every act takes a known time."""
+
+import dataclasses
+
+import pytest
+from conftest import smooth_source
+from test_level_fit import RECIPE
+
+import pace
+from datasets.grid import Grid
+from memory import Limits
+from models.encoding import Encoding
+from models.engine import ReferenceEngine
+from models.level_fit import level_network
+from pace import Pace
+from plan import LIGHTNING_BYTES, LevelPlan, describe, memory, other_seconds, training_seconds
+
+GRID = Grid((64, 96), (8, 8), 2)
+NOTHING = Pace(*[0.0] * len(dataclasses.fields(Pace)))
+LIMITS = Limits()
+
+
+def level(number, trained, training, epochs):
+    blocks = GRID.n_blocks(number)
+    return LevelPlan(number, GRID.level_box(number).stop, blocks, trained, trained, trained * 10, 1, epochs, training)
+
+
+PLANS = [level(1, 24, (24, 12), 8), level(0, 96, (96, 48, 0), 12)]
+
+
+def test_training_is_steps_of_blocks_and_what_a_round_costs():
+    recipe = dataclasses.replace(RECIPE, epochs=(12, 8), val_freq=4, batch_size=16)
+    seconds = lambda **costs: training_seconds(dataclasses.replace(NOTHING, **costs), GRID, recipe, PLANS)  # noqa: E731
+    assert seconds(block_step=1.0) == 4 * 4 * (24 + 12 + 96 + 48)
+    # Four rounds in which blocks are left, of one chunk each.
+    assert seconds(step=1.0) == 4 * 4 * 4
+    assert (seconds(round=1.0), seconds(block_round=1.0)) == (4, 24 + 12 + 96 + 48)
+    assert seconds(block_start=1.0) == 24 + 96
+    in_chunks = dataclasses.replace(recipe, b_chunks=10)
+    assert training_seconds(dataclasses.replace(NOTHING, round=1.0), GRID, in_chunks, PLANS) == 3 + 3 + 10 + 10
+
+
+def test_all_else_counts_each_cell_as_often_as_it_is_touched():
+    cells, coarse = 64 * 96, 32 * 48
+    seconds = lambda limits=LIMITS, processes=1, **costs: other_seconds(  # noqa: E731
+        dataclasses.replace(NOTHING, **costs), GRID, limits, PLANS, 3, processes
+    )
+    assert seconds(survey=1.0) == cells + coarse
+    assert seconds(decode=1.0) == coarse
+    assert seconds(halve=1.0) == seconds(report=1.0) == cells
+    assert seconds(read=1.0) == 3 * cells
+    assert seconds(block_saved=1.0) == 120
+    # What is not kept from the survey is made again.
+    for again in ({"limits": Limits(kept_values=0)}, {"processes": 2}):
+        assert seconds(**again, survey=1.0) == 2 * (cells + coarse)
+        assert seconds(**again, read=1.0) == 4 * cells
+
+
+def test_memory_holds_what_the_fit_holds_and_more_of_it_is_never_less():
+    source, network = smooth_source(GRID.shape, 3), level_network(RECIPE, 6, 3, False)
+    host = lambda limits, plans=PLANS: memory(source, GRID, network, RECIPE, limits, plans, 1000)[0]  # noqa: E731
+    small = Limits(strip_cells=64, kept_values=0, row_bytes=0)
+    assert host(small) < host(LIMITS)
+    assert host(small) >= 1000 + LIGHTNING_BYTES
+    many = [dataclasses.replace(plan, trained=2 * plan.trained) for plan in PLANS]
+    assert host(LIMITS, many) >= host(LIMITS)
+
+
+@pytest.mark.parametrize(
+    "grid", [Grid((1, 1), (1, 1), 1), Grid((1, 1), (4, 3), 3), GRID, Grid((5, 11, 7), (2, 3, 4), 2)]
+)
+def test_any_source_has_a_plan(grid, monkeypatch):
+    monkeypatch.setattr(pace, "TIMED_BLOCKS", {"cpu": 4})
+    recipe = dataclasses.replace(RECIPE, epochs=(2,) * grid.n_levels)
+    text = describe(smooth_source(grid.shape), grid, Encoding(grid.ndim, 1), recipe, ReferenceEngine(), LIMITS)
+    lines = text.splitlines()
+    assert len(lines) == 1 + grid.n_levels + 3
+    assert [int(line.split()[0]) for line in lines[1 : 1 + grid.n_levels]] == [*reversed(range(grid.n_levels))]
+
+
+def test_a_pace_is_of_all_that_a_run_does(monkeypatch):
+    monkeypatch.setattr(pace, "TIMED_BLOCKS", {"cpu": 4})
+    source, encoding = smooth_source(GRID.shape, 3), Encoding(2, 1)
+    found = pace.measure(source, GRID, encoding, RECIPE, ReferenceEngine(), 1000, [0.5, 1.0])
+    assert all(value >= 0 for value in dataclasses.astuple(found))
+    assert found.read == 0 and min(found.halve, found.survey, found.decode, found.report) > 0
+
+
+def test_two_times_make_a_line_that_never_falls():
+    assert pace._line(2, 5.0, 10, 13.0) == (3.0, 1.0)
+    assert pace._line(2, 1.0, 10, 10.0) == (0.0, 1.125)
+    assert pace._line(2, 5.0, 10, 4.0) == (5.0, 0.0)
