@@ -104,7 +104,8 @@ def memory(
     """Bytes of host and of GPU memory at the most, given what the process took before it planned."""
     channels, values = source.signal.channels, source.signal.channels * grid.block_cells
     levels = source.level_bytes
-    strip = min(limits.strip_cells, grid.level_box(0).size) * channels * STRIP_VALUE_BYTES
+    cells, cuda = grid.level_box(0).size, source.device.type == "cuda"
+    strip = min(limits.strip_cells, cells) * channels * STRIP_VALUE_BYTES
     rows, most = 0, 0
     for plan in plans:
         level = plan.blocks * values
@@ -113,17 +114,20 @@ def memory(
         held = 4 * plan.trained * network.row_size
         added = held if rows + held <= limits.row_bytes else 0
         training = chunk_bytes(chunk, values, network.row_size) + (kept if chunk < plan.trained else 0)
-        if source.device.type == "cuda" and chunk < plan.trained and not kept:
+        if cuda and chunk < plan.trained and not kept:
             # The targets of the next chunk are made meanwhile.
             training += 4 * chunk * values + strip
-        most = max(most, rows + added + max(kept + max(strip, 4 * chunk * values), training))
+        gathered = kept + 4 * chunk * values
+        # What strips took of a GPU is used again; of the host it is not given back.
+        work = max(kept + strip, gathered, training) if cuda else strip + max(gathered, training)
+        most = max(most, rows + added + work)
         rows += added
     # The saved model is measured while the fitted one is still there.
     loaded = 4 * sum(plan.params for plan in plans)
-    windows = min(limits.strip_cells, SSIM_STRIP_CELLS, grid.level_box(0).size) * channels * SSIM_VALUE_BYTES
+    windows = min(limits.strip_cells, SSIM_STRIP_CELLS[source.device.type], cells) * channels * SSIM_VALUE_BYTES
     measured = max(strip, windows) if grid.ndim == 2 else strip
     most = levels + max(most, rows + (loaded if loaded <= limits.row_bytes else 0) + measured)
-    if source.device.type == "cuda":
+    if cuda:
         return before + LIGHTNING_BYTES, most + source.held_bytes
     return before + LIGHTNING_BYTES + most, 0
 

@@ -16,8 +16,9 @@ from models.pyramid import Pyramid
 from ranks import Ranks
 from utils import UserError
 
-# Cells of an image measured at once: the windows of SSIM take some fifteen times the memory of a strip.
-SSIM_STRIP_CELLS = 2**20
+# Cells of an image measured at once, by the type of device: the windows of SSIM take some fifteen times the memory of a
+# strip.
+SSIM_STRIP_CELLS = {"cpu": 2**18, "cuda": 2**22}
 SSIM_VALUE_BYTES = 60
 
 
@@ -37,7 +38,7 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
     occupancy = source.signal.mode == "occupancy"
     # Windows and steps that reach back into the strips before need their last cells.
     reach = SSIM_WINDOW - 1 if pyramid.grid.ndim == 2 else 1
-    most = min(strip_cells, SSIM_STRIP_CELLS) if pyramid.grid.ndim == 2 else strip_cells
+    most = min(strip_cells, SSIM_STRIP_CELLS[source.device.type]) if pyramid.grid.ndim == 2 else strip_cells
     grid = pyramid.grid
     regions = ranks.share([grid.clip(grid.cells_of(blocks), 0) for blocks in grid.boxes(0, most)])
     wider = [Box(tuple(max(0, a - reach) for a in region.start), region.stop) for region in regions]

@@ -15,7 +15,7 @@ from ranks import Ranks
 from utils import UserError
 
 # Cells turned to float32 at once while a coarser level is made.
-STRIP_CELLS = 2**24
+STRIP_CELLS = 2**22
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ MOST_CELLS = 2**50
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.
 TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
 # Bytes of rows that are packed and written at once, and by how many threads.
-WRITTEN_BYTES, WRITERS = 2**26, 4
+WRITTEN_BYTES, WRITERS = 2**25, 4
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
