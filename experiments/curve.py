@@ -34,13 +34,16 @@ def curve(folder: Path, stand_ins: Path | None) -> list[Row]:
 
 
 def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -> list[Row]:
-    """The settings of the front once more, alone on the machine so that times count; and on a crop."""
+    """Settings of the front, a decibel apart, once more: alone on the machine so that times count; and on a crop."""
     options, what = stand_in("moon", (4096, 2048), stand_ins)
     places = [("alone", options, what)]
     if "--path" in options:
         place, name = crop(folder, options[options.index("--path") + 1], (1500, 700), (1024, 1024))
         places.append(("crop", place, f"crop {name}"))
-    settings = [result["about"]["settings"] for result in pareto(results, "n_params")]
+    settings, last = [], 0.0
+    for result in pareto(results, "n_params"):
+        if result["psnr"] >= last + 1:
+            settings, last = [*settings, result["about"]["settings"]], result["psnr"]
     return [
         Row("curve", f"{title}: the front", f"{label}: {words}", (*place, *words.split()), about={"settings": words},
             place=n)
