@@ -14,8 +14,8 @@ HOST_SHARE, DEVICE_SHARE = 0.5, 0.8
 STRIP_VALUE_BYTES = 24
 # A block in training takes its targets twice, and its rows with moments, gradients and copies of them this many times.
 TARGET_COPIES, ROW_COPIES = 2, 10
-# Larger strips are no faster, by the type of device.
-MOST_STRIP_CELLS = {"cpu": 2**22, "cuda": 2**24}
+# Larger strips are no faster, but where a GPU reads them from a file.
+MOST_STRIP_CELLS, MOST_STREAMED_CELLS = 2**22, 2**24
 # Nor are more of them ahead.
 MOST_STRIPS_AHEAD = 3
 # Where cgroups 2 and 1 are, and what they call a group's limit and use.
@@ -29,20 +29,21 @@ CGROUPS = (
 class Memory:
     """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU.
 
-    `most_strip_cells` are as many cells as are worth being handled at once.
+    `most_streamed_cells` of a signal that is not held are worth being handled at once.
     """
 
     host: int
     device: int
-    most_strip_cells: int = MOST_STRIP_CELLS["cpu"]
+    most_streamed_cells: int = MOST_STRIP_CELLS
 
     def holds(self, raw: int, levels: int) -> bool:
         """Whether a signal of `raw` bytes and its coarser levels are to be held whole; decoding takes it twice."""
         return 2 * raw <= self.host // 2 and raw + levels <= self.device // 4
 
-    def strip_cells(self, channels: int) -> int:
+    def strip_cells(self, channels: int, streamed: bool) -> int:
         """Cells of a level that are handled at once."""
-        return max(1, min(self.most_strip_cells, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
+        most = self.most_streamed_cells if streamed else MOST_STRIP_CELLS
+        return max(1, min(most, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
 
     def reading(self, channels: int, itemsize: int) -> "Reading":
         """How a source that is not held stays within the quarter that it would have.
@@ -51,12 +52,14 @@ class Memory:
             channels: numbers of a cell.
             itemsize: bytes of a number in the file.
         """
-        cells = self.strip_cells(channels)
+        cells = self.strip_cells(channels, streamed=True)
         strip = cells * channels * itemsize
         strips = min(MOST_STRIPS_AHEAD, max(1, min(self.host, self.device) // 32 // strip))
         return Reading(cells, strips, self.device // 4 - strips * strip)
 
-    def limits(self, channels: int, block_cells: int, row_size: int, most_blocks: int) -> "Limits":
+    def limits(
+        self, channels: int, block_cells: int, row_size: int, most_blocks: int, streamed: bool = False
+    ) -> "Limits":
         """How a fit stays within this.
 
         Args:
@@ -64,9 +67,10 @@ class Memory:
             block_cells: cells of a block.
             row_size: numbers of a block's network.
             most_blocks: cap of a chunk.
+            streamed: whether the signal is not held.
         """
         chunk = max(2, min(most_blocks, self.device // 4 // chunk_bytes(1, channels * block_cells, row_size)))
-        return Limits(self.strip_cells(channels), self.device // 8 // 4, chunk, self.device // 8)
+        return Limits(self.strip_cells(channels, streamed), self.device // 8 // 4, chunk, self.device // 8)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Limits:
         row_bytes: finished rows of all levels that are kept in memory; those beyond stay in files.
     """
 
-    strip_cells: int = MOST_STRIP_CELLS["cpu"]
+    strip_cells: int = MOST_STRIP_CELLS
     kept_values: int = 2**27
     chunk_blocks: int = 2**14
     row_bytes: int = 2**62
@@ -115,7 +119,7 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     if device.type != "cuda":
         return Memory(host, host)
     own = int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit
-    return Memory(host, own, MOST_STRIP_CELLS["cuda"])
+    return Memory(host, own, MOST_STREAMED_CELLS)
 
 
 def free_host_bytes() -> int:

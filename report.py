@@ -18,7 +18,7 @@ from utils import UserError
 
 # Cells of an image measured at once, by the type of device: the windows of SSIM take some fifteen times the memory of a
 # strip.
-SSIM_STRIP_CELLS = {"cpu": 2**18, "cuda": 2**22}
+SSIM_STRIP_CELLS = {"cpu": 2**18, "cuda": 2**20}
 SSIM_VALUE_BYTES = 60
 
 

@@ -103,6 +103,11 @@ def interruptible(miner, exp_name: str, group: Ranks) -> Iterator[None]:
     except Lost:
         miner.commit()
         raise Interrupted(f"{who}stopped, because another has ended{to_go_on(exp_name)}") from None
+    except BaseException:
+        # Nothing of this run may be written once another one looks at its folder.
+        with contextlib.suppress(OSError):
+            miner.store.wait()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

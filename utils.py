@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import platform
@@ -201,6 +202,8 @@ def host_bytes() -> int:
 def forget_peaks(device: torch.device) -> None:
     """Let `peak_device_bytes` begin anew."""
     if device.type == "cuda" and torch.cuda.is_initialized():
+        # What an earlier run of this process has left in circles is not this one's.
+        gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -106,7 +106,7 @@ def _resized(path: str, reader: Reader, size: tuple[int, ...], place: Place) -> 
     def read(region: Box) -> np.ndarray:
         return _finite(path, region, reader.read(region))
 
-    for part, cells in resized(read, tuple(space), shape[:2], place.memory.strip_cells(channels)):
+    for part, cells in resized(read, tuple(space), shape[:2], place.memory.strip_cells(channels, streamed=False)):
         made.write(part, cells)
     return made
 

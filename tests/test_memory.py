@@ -23,7 +23,7 @@ def test_the_parts_of_a_fit_are_together_no_more_than_the_whole(size, channels):
         source = max(source, reading.level_bytes + ahead)
         assert reading.strips_ahead >= 1 and reading.level_bytes > 0
     assert strip + chunk + source + limits.row_bytes + 4 * limits.kept_values <= size
-    assert 2 <= limits.chunk_blocks <= 2**14 and 1 <= limits.strip_cells <= MOST_STRIP_CELLS["cpu"]
+    assert 2 <= limits.chunk_blocks <= 2**14 and 1 <= limits.strip_cells <= MOST_STRIP_CELLS
 
 
 def test_more_memory_never_means_less_at_once():

@@ -401,7 +401,8 @@ def test_a_run_whose_levels_inherit_trains_and_is_resumed_with_the_same_bits(way
 
 def test_a_picture_that_the_networks_are_too_small_for_says_what_to_change(tmp_path, capsys):
     np.save("noise.npy", noise(32, 32))
-    run("--path", "noise.npy", "--input_size", "32", "32", "--n_scales", "2", "--exp_name", "noise")
+    size = ["--input_size", "32", "32", "--n_scales", "2"]
+    run("--path", "noise.npy", *size, "--num_epochs", "50", "--exp_name", "noise")
     line, advice = capsys.readouterr().out.splitlines()[-3:-1]
     assert line.startswith("4 of 4 networks") and all(
         f"--{n}" in line for n in ("n_hidden", "num_epochs", "patch_size")
