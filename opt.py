@@ -139,7 +139,7 @@ class Options:
     )
     target_psnr: float | None = option(
         None,
-        "sets loss_thr from a PSNR in dB and, of an image, width and patch that reach it",
+        "sets loss_thr from a PSNR in dB and, of an image, width, patch and precision that reach it",
         type=float,
         metavar="DB",
     )
@@ -158,7 +158,7 @@ class Options:
     )
     precision: str | None = option(
         None,
-        "numbers that the fused engine multiplies in training; sums and weights are float32 (default: bfloat16)",
+        "what the fused engine multiplies in training; sums and weights are float32 (default: bfloat16)",
         choices=PRECISIONS,
     )
     save_dtype: str = option(
@@ -305,9 +305,11 @@ def check(o: Options) -> None:
 
 def _refuse_idle(o: Options, given: frozenset[str]) -> None:
     """Refuse options that are given and change nothing."""
+    usual = {item.name: item.default for item in dataclasses.fields(Options)}
     for names, idle, where in IDLE:
         for name in names:
-            _refuse(name in given and idle(o), name, f"has no meaning with {where}: leave one of them out")
+            changed = name in given and getattr(o, name) != usual[name]
+            _refuse(changed and idle(o), name, f"has no meaning with {where}: leave one of them out")
 
 
 def settle(o: Options, shape: tuple[int, ...]) -> Options:

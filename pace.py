@@ -22,6 +22,7 @@ from models.pyramid import Pyramid
 from report import quality
 
 # Blocks and steps that are timed, and cells of what is decoded.
+TIMED_VALUES = 2**25
 TIMED_BLOCKS = {"cpu": 256, "cuda": 8192}
 FEW_STEPS, TIMED_STEPS = 2, 8
 TIMED_CELLS = {"cpu": 2**18, "cuda": 2**22}
@@ -79,7 +80,8 @@ def _training(recipe: Recipe, grid: Grid, inputs: Tensor, network: Network, engi
     cells = torch.arange(grid.block_cells, device=device)
     order = cell_order(0, 0, range(TIMED_STEPS), cells, steps_per_epoch(grid.block_cells, recipe.batch_size))
     rounds = [Round([order[:steps]], [recipe.lr] * steps, recipe.lr) for steps in (FEW_STEPS, TIMED_STEPS)]
-    few, many = 2, max(3, min(TIMED_BLOCKS[device.type], recipe.b_chunks))
+    most = TIMED_VALUES // (network.n_out * grid.block_cells)
+    few, many = 2, max(3, min(TIMED_BLOCKS[device.type], recipe.b_chunks, most))
     times = []
     for n in (few, many):
         ids = torch.arange(n, device=device)

@@ -63,7 +63,11 @@ def by_target(psnr: float) -> dict[str, Any]:
 def preset_values(given: dict[str, Any]) -> dict[str, Any]:
     """What the preset sets of the options that are neither given nor contradicted by one that is."""
     values = PRESETS[given.get("preset", "ours")][given.get("task", "image")]
-    values = {name: v for name, v in values.items() if name not in given and _GIVES_WAY.get(name) not in given}
+    told = set(given)
+    if len(given.get("num_epochs", ())) == 1:
+        # One number for all levels says nothing of how many there are.
+        told.discard("num_epochs")
+    values = {name: v for name, v in values.items() if name not in given and _GIVES_WAY.get(name) not in told}
     if given.get("n_layers") == 1:
         values.pop("n_hidden", None)
     if given.get("optimizer", "adam") not in ("radam", "adam"):

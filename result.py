@@ -77,9 +77,11 @@ def say(result: dict[str, Any]) -> None:
     finest, wanted = result["levels"].get("0"), psnr(options.loss_thr)
     if finest and result["psnr"] < wanted - FAR_BELOW and finest["converged"] < finest["active"] / 2:
         patch = " ".join(map(str, options.patch_size))
+        deep = options.n_layers > 1
+        wider = f"--n_hidden (was {options.n_hidden})" if deep else f"--n_layers (was {options.n_layers})"
         print(
             f"{finest['active'] - finest['converged']} of {finest['active']} networks of the finest level stayed above "
-            f"loss_thr ({wanted:.0f} dB): raise --n_hidden (was {options.n_hidden}) or --num_epochs, or take a smaller "
+            f"loss_thr ({wanted:.0f} dB): raise {wider} or --num_epochs, or take a smaller "
             f"--patch_size (was {patch})"
         )
         if options.task == "image" and result["psnr"] < wanted - AS_RANDOM and max(options.num_epochs) >= ENOUGH_EPOCHS:

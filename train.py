@@ -120,8 +120,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
         numerics = options.optimizer, options.beta2, options.precision
         engine, fallback = choose_engine(options.engine, network, device, *numerics)
-        if "precision" in given and engine.name != "fused" and options.precision != "float32":
-            raise UserError(f"--precision {options.precision} needs the fused engine: leave it out, for float32")
+        if "precision" in given and engine.name != "fused" and options.precision != "float32" and group.first:
+            print(f"--precision {options.precision} is of the fused engine: plain torch has float32", file=sys.stderr)
         if fallback and group.first:
             print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
         if options.plan:

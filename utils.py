@@ -83,6 +83,15 @@ def complaint(error: Exception) -> str | None:
     return line and " ".join(line.split())
 
 
+def _umask() -> int:
+    """It can only be read by setting it, so once, before there are threads that write."""
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+UMASK = _umask()
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed into place.
@@ -99,9 +108,7 @@ def atomic_write(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
         if flush:
             to_disk(temporary)
         # Some writers make private files; the result is as readable as any other file of the user.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         # Writing to an open file fails without its name, and nobody knows the temporary one.

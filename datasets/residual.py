@@ -75,7 +75,7 @@ class LevelTargets:
             return self._kept[ids]
         expected, self._expected = self._expected, None
         if expected:
-            # Also where it is not what is wanted, for a source is read by one thread at a time.
+            # Also where it is not what is wanted, so that no more of it is made.
             found = self._beside.take(expected[1])
             if torch.equal(expected[0], ids):
                 return found

@@ -1,5 +1,6 @@
 """A source of any size: level 0 is read from its file by region, level 1 averaged from it, the others are made once."""
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,14 @@ class Reader(Protocol):
         """The cells of a region as stored, [*region, c] in native byte order, put into `out` if it is given."""
 
 
+class _Ahead(threading.local):
+    """By level and region: what is being read for a thread, and what is to be read after it."""
+
+    def __init__(self):
+        self.reading: dict[tuple[int, Box], Future] = {}
+        self.wanted: deque[tuple[int, Box]] = deque()
+
+
 class StreamedSource(Source):
     """Reads by region what a reader gives. The values are those of an ArraySource, bit for bit.
 
@@ -58,9 +67,7 @@ class StreamedSource(Source):
         self._levels: dict[int, Tensor | FileArray] = {}
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
-        # By level and region: what is being read, and what is to be read after it.
-        self._reading: dict[tuple[int, Box], Future] = {}
-        self._wanted: deque[tuple[int, Box]] = deque()
+        self._ahead = _Ahead()
 
     @property
     def held_bytes(self) -> int:
@@ -157,25 +164,25 @@ class StreamedSource(Source):
 
     def _expect(self, keys: Iterable[tuple[int, Box]]) -> None:
         keys = [key for key in dict.fromkeys(keys) if not isinstance(self._levels.get(key[0]), Tensor)]
-        for key in self._reading.keys() - set(keys):
-            self._reading.pop(key).cancel()
-        self._wanted = deque(key for key in keys if key not in self._reading)
+        for key in self._ahead.reading.keys() - set(keys):
+            self._ahead.reading.pop(key).cancel()
+        self._ahead.wanted = deque(key for key in keys if key not in self._ahead.reading)
         self._read_on()
 
     def _take(self, key: tuple[int, Box]) -> Tensor:
         """What is stored of a region of a level, as the file has it."""
-        future = self._reading.pop(key, None)
+        future = self._ahead.reading.pop(key, None)
         if future is None:
-            if key in self._wanted:
-                self._wanted.remove(key)
+            if key in self._ahead.wanted:
+                self._ahead.wanted.remove(key)
             future = self._begin(*key)
         self._read_on()
         return future.result()
 
     def _read_on(self) -> None:
-        while self._wanted and len(self._reading) < self._limits.strips_ahead:
-            key = self._wanted.popleft()
-            self._reading[key] = self._begin(*key)
+        while self._ahead.wanted and len(self._ahead.reading) < self._limits.strips_ahead:
+            key = self._ahead.wanted.popleft()
+            self._ahead.reading[key] = self._begin(*key)
 
     def _begin(self, level: int, region: Box) -> Future:
         reader, dtype = (self._levels[level], "float32") if level else (self._reader, self.signal.dtype)

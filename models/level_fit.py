@@ -24,6 +24,8 @@ from ranks import Ranks
 # be busy for much longer than it is set to work.
 LEFT, LAST = 1 / 2, 1 / 32
 LEAST = {"cpu": 32, "cuda": 1024}
+# Cells of steps that are kept for other chunks.
+KEPT_CELLS = 2**21
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[r
             chunks.append(span[:length])
             span, left = span[length:], left - length
     return chunks
+
+
+def _size(round_: Round) -> int:
+    return sum(cells.numel() for cells in round_.cells)
 
 
 class LevelFit:
@@ -242,6 +248,8 @@ class LevelFit:
             cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
             lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
             self._rounds[window] = Round(cells, lr, self.recipe.lr)
+            while len(self._rounds) > 2 and sum(map(_size, self._rounds.values())) > KEPT_CELLS:
+                del self._rounds[next(iter(self._rounds))]
         return self._rounds[window]
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:

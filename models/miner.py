@@ -6,7 +6,6 @@ processes share the run, each takes the next chunk that nobody has taken, and th
 """
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ from ranks import Ranks
 
 # A killed run loses at most the larger of one round and 30 seconds.
 SECONDS_BETWEEN_COMMITS = 15
+# At the end of a level, less is done again as fast as it is written.
+WORTH_A_COMMIT = 1
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,9 @@ class Miner(pl.LightningModule):
                 if following is not None and chunks[following] not in pieces:
                     fit.expect(chunks[following])
                 yield from self._rounds(chunks, number)
+            elif piece is not None:
+                # As far as an earlier session has brought it.
+                self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
         files = self._files(level, fit.network)
         if files and level and self.ranks.count > 1:
             # The journal of the first is to name files that those of their owners name.
@@ -203,17 +207,25 @@ class Miner(pl.LightningModule):
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
             self.store.keep(f"level_{level}", _level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
+        if time.perf_counter() - self._committed > WORTH_A_COMMIT and not self.stopped_early:
+            # The next survey, or the writing of the model, may take long.
+            self.begin_commit()
 
     def _taken(self, level: int, n: int) -> Iterator[tuple[int, int | None]]:
         """The numbers of the chunks, of `n`, that this process trains, each with the one after it or None.
 
-        That is taken at the same time, so that what it needs can be made while this one trains.
+        That is taken at the same time, so that what it needs can be made while this one trains; not so near the end
+        that another process would have none, nor on a CPU, where several make nothing ahead.
         """
-        numbers = iter(lambda: self.ranks.take(f"chunks_{level}"), None)
-        for number, following in itertools.pairwise(numbers):
+        count, following = self.ranks.count, None
+        while True:
+            number = self.ranks.take(f"chunks_{level}") if following is None else following
             if number >= n:
                 return
-            yield number, following if following < n else None
+            # Each of several may hold two.
+            ahead = count == 1 or (self.device.type == "cuda" and number + 3 * count <= n + 1)
+            following = self.ranks.take(f"chunks_{level}") if ahead else None
+            yield number, following if following is not None and following < n else None
 
     def _files(self, level: int, network: Network) -> dict[str, list[Segment]]:
         """Where the rows of a level's chunks are that are in files."""

@@ -119,9 +119,10 @@ class Store:
         self._end_commit()
 
     def _end_commit(self) -> None:
+        # Of one that failed every later one says so too, for it would name what was never written.
         if self._begun:
-            begun, self._begun = self._begun, None
-            begun.result()
+            self._begun.result()
+            self._begun = None
 
     def drop(self, prefix: str) -> None:
         """Forget the pieces whose names start so; the next commit leaves them out."""
@@ -207,6 +208,7 @@ class Store:
         with contextlib.suppress(OSError):
             self.wait()
         self._tables.clear()
+        self._begun = None
         self._waiting, self._written, self._elsewhere = {}, {}, {}
         if self.root.is_dir():
             (self.root / JOURNAL).unlink(missing_ok=True)

@@ -334,7 +334,7 @@ def test_a_resume_keeps_to_the_memory_of_its_run_unless_told_otherwise(words, me
 IDLE = [
     ("--no-use_pe", "--n_freq 4"),
     ("--n_layers 1", "--n_hidden 9"),
-    ("--n_layers 1", "--activation gaussian"),
+    ("--n_layers 1", "--activation sine"),
     ("--activation gaussian", "--omega_0 25"),
     ("--preset paper --n_layers 1", "--omega_0 25"),
     ("--n_scales 1", "--pyr gaussian"),
@@ -355,7 +355,12 @@ IDLE = [
 ]
 
 
-@pytest.mark.parametrize(("command", "added"), [*IDLE, ("--optimizer yogi", "--beta2 0.99")])
+def test_a_default_may_be_spelled_out():
+    for command in ("--n_scales 1 --pyr laplacian --use_amplitude", "--optimizer yogi --beta2 0.99"):
+        parse(command)
+
+
+@pytest.mark.parametrize(("command", "added"), [*IDLE, ("--optimizer yogi", "--beta2 0.9")])
 def test_an_option_that_changes_nothing_is_refused(command, added):
     parse(command)
     flag = added.split()[0].replace("no-", "")

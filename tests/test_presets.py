@@ -45,6 +45,7 @@ def test_what_is_given_goes_before_the_preset():
         ("--preset miner_pl --target_psnr 50", "loss_thr", pytest.approx(1e-5)),
         ("--preset miner_pl --n_scales 3", "num_epochs", (50, 50, 200)),
         ("--preset miner_pl --num_epochs 7 8", "n_scales", 2),
+        ("--preset paper --num_epochs 100", "n_scales", 6),
         ("--preset miner_pl --no-use_pe", "n_freq", None),
         ("--preset paper --n_freq 3", "use_pe", True),
         ("--preset miner_pl --n_layers 1", "n_layers", 1),

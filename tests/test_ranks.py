@@ -1,5 +1,6 @@
 """Several processes: what they say to one another, that they fit the model of one, and what happens if one dies."""
 
+import collections
 import contextlib
 import itertools
 import os
@@ -331,3 +332,28 @@ def _speaks_late(options, given):
 def test_the_cause_is_heard_though_what_follows_from_it_comes_first():
     with pytest.raises(UserError, match="what was wrong"):
         launch.run(_speaks_late, 2, None, frozenset())
+
+
+class Counter(Ranks):
+    """One of two processes that share a counter."""
+
+    def __init__(self, number, taken):
+        super().__init__(number, 2)
+        self._taken = taken
+
+
+@pytest.mark.parametrize("n", range(7))
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_chunk_is_taken_ahead_where_enough_are_left_for_all(n, device):
+    taken = collections.Counter()
+    each = [SimpleNamespace(ranks=Counter(number, taken), device=torch.device(device)) for number in range(2)]
+    turns = [Miner._taken(miner, 0, n) for miner in each]
+    done = [[] for _ in each]
+    for _ in range(n):
+        for turn, own in zip(turns, done, strict=True):
+            own += itertools.islice(turn, 1)
+    assert sorted(number for own in done for number, _ in own) == list(range(n))
+    assert max(map(len, done)) - min(map(len, done)) <= 1
+    assert any(following is not None for own in done for _, following in own) == (device == "cuda" and n > 4)
+    alone = SimpleNamespace(ranks=Ranks(), device=torch.device(device))
+    assert list(Miner._taken(alone, 0, n)) == [(k, k + 1 if k + 1 < n else None) for k in range(n)]

@@ -413,3 +413,20 @@ def test_nothing_counts_without_the_journal_of_the_first_process_and_clear_takes
     store = Store(tmp_path / "progress")
     store.clear()
     assert not store.exists and not (tmp_path / "progress").exists()
+
+
+def test_after_a_commit_that_failed_there_is_no_other(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.keep("a", piece(1))
+    store.commit({"seconds": 1})
+    before = (tmp_path / JOURNAL).read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        store.keep("b", piece(2))
+        store.begin_commit({"seconds": 2})
+        with pytest.raises(OSError, match="No space"):
+            store.wait()
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            store.commit({"seconds": 3})
+    assert (tmp_path / JOURNAL).read_text() == before

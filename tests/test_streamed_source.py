@@ -1,5 +1,8 @@
 """A source read by region gives the bits of the one in memory, and all of its stored levels cost one pass."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -63,12 +66,12 @@ def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path):
     _, streamed, reader = both((16, 32), folder=tmp_path, ahead=2)
     regions = [Box((a, 0), (a + 4, 32)) for a in (0, 4, 8, 12)]
     streamed.expect(regions, 0)
-    assert list(streamed._reading) == [(0, region) for region in regions[:2]]
+    assert list(streamed._ahead.reading) == [(0, region) for region in regions[:2]]
     streamed.read(regions[0], 0)
-    assert list(streamed._reading) == [(0, region) for region in regions[1:3]]
+    assert list(streamed._ahead.reading) == [(0, region) for region in regions[1:3]]
     streamed.read(regions[3], 0)
     streamed.read(regions[1], 0)
-    assert list(streamed._reading) == [(0, regions[2])] and not streamed._wanted
+    assert list(streamed._ahead.reading) == [(0, regions[2])] and not streamed._ahead.wanted
     streamed.read(regions[2], 0)
     assert sorted(region.start for region in reader.asked) == [region.start for region in regions]
 
@@ -82,7 +85,7 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
     streamed.expect([], 3)
     for region in regions:
         assert torch.equal(streamed.read(region, 0), held.read(region, 0))
-    assert reader.asked.count(regions[1]) == 2 and not streamed._reading
+    assert reader.asked.count(regions[1]) == 2 and not streamed._ahead.reading
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -121,3 +124,23 @@ def test_nothing_is_mapped(tmp_path):
     with open("/proc/self/maps") as maps:
         assert str(tmp_path) not in maps.read()
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_threads_that_expect_and_read_at_once_do_not_disturb_one_another(tmp_path):
+    held, streamed, _ = both((64, 32), folder=tmp_path, ahead=2)
+    regions = [Box((a, 0), (a + 4, 32)) for a in range(0, 64, 4)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(read_all, streamed, held, regions[::step]) for step in (1, -1)] * 2:
+                done.result()
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def read_all(streamed, held, regions):
+    for _ in range(20):
+        streamed.expect(regions, 0)
+        for region in regions:
+            assert torch.equal(streamed.read(region, 0), held.read(region, 0))

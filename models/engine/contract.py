@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.grid import Box, Grid, parent
@@ -59,6 +60,11 @@ class Round:
     lr: list[float]
     start_lr: float
 
+    @cached_property
+    def table(self) -> tuple[Tensor, Tensor]:
+        """The cells of all kinds as `joined` has them."""
+        return joined(self.cells)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -86,6 +92,14 @@ class Window:
     def edge(self) -> Box:
         """All cells of level + 1."""
         return self.grid.level_box(self.level + 1)
+
+
+def joined(cells: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cells [s, b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32 [kinds]."""
+    counts = [part.shape[1] for part in cells]
+    table = torch.stack([F.pad(part.int(), (0, max(counts) - part.shape[1])) for part in cells])
+    # Not to wait for the round that runs on the GPU.
+    return table, torch.tensor(counts, dtype=torch.int32).to(table.device, non_blocking=True)
 
 
 def steps_per_epoch(block_cells: int, batch_size: int) -> int:

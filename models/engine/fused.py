@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.engine import kernels
 from models.engine.compose import compose
-from models.engine.contract import Blocks, Round, Window
+from models.engine.contract import Blocks, Round, Window, joined
 from models.network import Network
 from models.optimizers import BETA_2, TORCH, optimizer_class, step_coefficients
 from utils import UserError
@@ -139,7 +139,7 @@ class FusedEngine:
         group = (blocks.moments or fresh.state_dict())["param_groups"][0]
         betas, eps = group["betas"], group["eps"]
         coefficients = _coefficients(self.optimizer, done, tuple(round_.lr), tuple(betas), eps, rows.device)
-        cells, counts = _joined(tuple(round_.cells), rows.device)
+        cells, counts = round_.table
         dtype, arithmetic = _arithmetic(self.precision, rows.device)
         few = plan.weights <= FEW_WEIGHTS
         kernels.train[(len(rows),)](
@@ -178,7 +178,7 @@ class FusedEngine:
             real: for each kind of block, int64 [n_real], its real cells.
         """
         mse = blocks.rows.new_empty(len(blocks))
-        cells, counts = _joined(tuple(real), mse.device)
+        cells, counts = _real_table(*real)
         self._evaluate(network, inputs, blocks.rows, blocks.amplitude, mse, blocks.targets, blocks.kind, cells, counts)
         return mse
 
@@ -284,16 +284,9 @@ def _coefficients(
     return torch.tensor(steps).T.contiguous().to(device, non_blocking=True)
 
 
-@functools.lru_cache(maxsize=32)
-def _joined(cells: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cells [s, b_kind] or [b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32
-    [kinds].
-    """
-    counts = [part.shape[-1] for part in cells]
-    rows = [torch.nn.functional.pad(part.int(), (0, max(counts) - part.shape[-1])) for part in cells]
-    table = torch.stack([part if part.ndim == 2 else part[None] for part in rows])
-    # Not to wait for the round that runs on the GPU.
-    return table.to(device), torch.tensor(counts, dtype=torch.int32).to(device, non_blocking=True)
+@functools.lru_cache(maxsize=2)
+def _real_table(*real: Tensor) -> tuple[Tensor, Tensor]:
+    return joined([cells[None] for cells in real])
 
 
 def _arithmetic(precision: str, device: torch.device) -> tuple[torch.dtype, dict]:
