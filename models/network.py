@@ -107,7 +107,7 @@ def _bounds(network: Network, output_start: float, device: torch.device) -> Tens
     for layer, (n_in, _) in enumerate(network.widths):
         usual = 1 / math.sqrt(n_in)
         weights = usual
-        if network.omega_0 is not None:
+        if network.omega_0 is not None and network.n_layers > 1:
             weights = math.sqrt(6 / n_in) / network.omega_0 if layer else 1 / n_in
         part = output_start if layer == network.n_layers - 1 else 1.0
         bounds += [part * weights, part * usual, 0.0]
