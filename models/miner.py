@@ -207,8 +207,8 @@ class Miner(pl.LightningModule):
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
             self.store.keep(f"level_{level}", _level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
-        if time.perf_counter() - self._committed > WORTH_A_COMMIT and not self.stopped_early:
-            # The next survey, or the writing of the model, may take long.
+        if level and time.perf_counter() - self._committed > WORTH_A_COMMIT and not self.stopped_early:
+            # The next survey may take long.
             self.begin_commit()
 
     def _taken(self, level: int, n: int) -> Iterator[tuple[int, int | None]]:
