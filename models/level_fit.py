@@ -237,8 +237,9 @@ class LevelFit:
         blocks = self.engine.train(self.network, self.inputs, copy.blocks, self._round(window))
         kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
         mse = self.engine.errors(self.network, self.inputs, kept, self._real)
-        # While a GPU trains, so that the next round can begin at once.
-        self._round(range(window.stop, min(window.stop + len(window), self.epochs)))
+        if window.stop < self.epochs:
+            # While a GPU trains, so that the next round can begin at once.
+            self._round(range(window.stop, min(window.stop + len(window), self.epochs)))
         return copy.trained(blocks), mse
 
     def _round(self, window: range) -> Round:

@@ -177,16 +177,14 @@ class Miner(pl.LightningModule):
             chunk = chunks[number]
             epoch, piece = pieces.get(chunk, (0, None))
             mine.append(number)
-            if epoch == fit.epochs:
+            if epoch == fit.epochs or (piece is not None and self._out_of_time()):
+                # As far as an earlier session has brought it.
                 self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
             elif not self._out_of_time():
                 self._point = self._start(fit, chunk, epoch, piece)
                 if following is not None and chunks[following] not in pieces:
                     fit.expect(chunks[following])
                 yield from self._rounds(chunks, number)
-            elif piece is not None:
-                # As far as an earlier session has brought it.
-                self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
         files = self._files(level, fit.network)
         if files and level and self.ranks.count > 1:
             # The journal of the first is to name files that those of their owners name.
