@@ -31,7 +31,7 @@ class Figures(pl.Callback):
         if (wave := module.wave) is None:
             return
         # Epochs as --num_epochs counts them, over all levels: the chunks of a level share its epochs.
-        step = _epochs(module, len(module.reports)) + (wave.chunk * wave.epochs + wave.epoch) // wave.chunks
+        step = _epochs(module, len(module.reports)) + wave.level_epochs
         figures = {
             "level": wave.level,
             "loss": wave.loss,

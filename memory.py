@@ -18,6 +18,8 @@ TARGET_COPIES, ROW_COPIES = 2, 10
 MOST_STRIP_CELLS, MOST_STREAMED_CELLS = 2**22, 2**24
 # Nor are more of them ahead.
 MOST_STRIPS_AHEAD = 3
+# Chunks that train at the same time: one on a CPU, and as many lanes (models.lanes) of a GPU.
+CHUNKS, GPU_CHUNKS = 1, 2
 # Where cgroups 2 and 1 are, and what they call a group's limit and use.
 CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
@@ -29,12 +31,13 @@ CGROUPS = (
 class Memory:
     """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU.
 
-    `most_streamed_cells` of a signal that is not held are worth being handled at once.
+    `most_streamed_cells` of a signal that is not held are worth being handled at once, and `chunks` are trained.
     """
 
     host: int
     device: int
     most_streamed_cells: int = MOST_STRIP_CELLS
+    chunks: int = CHUNKS
 
     def holds(self, raw: int, levels: int) -> bool:
         """Whether a signal of `raw` bytes and its coarser levels are to be held whole; decoding takes it twice."""
@@ -69,7 +72,8 @@ class Memory:
             most_blocks: cap of a chunk.
             streamed: whether the signal is not held.
         """
-        chunk = max(2, min(most_blocks, self.device // 4 // chunk_bytes(1, channels * block_cells, row_size)))
+        one = self.chunks * chunk_bytes(1, channels * block_cells, row_size)
+        chunk = max(2, min(most_blocks, self.device // 4 // one))
         return Limits(self.strip_cells(channels, streamed), self.device // 8 // 4, chunk, self.device // 8)
 
 
@@ -95,7 +99,7 @@ class Limits:
     Args:
         strip_cells: cells of a level that are handled at once.
         kept_values: most values of a level whose targets are kept from its survey until they are trained.
-        chunk_blocks: most blocks that are trained at once.
+        chunk_blocks: most blocks of a chunk.
         row_bytes: finished rows of all levels that are kept in memory; those beyond stay in files.
     """
 
@@ -119,7 +123,7 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     if device.type != "cuda":
         return Memory(host, host)
     own = int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit
-    return Memory(host, own, MOST_STREAMED_CELLS)
+    return Memory(host, own, MOST_STREAMED_CELLS, GPU_CHUNKS)
 
 
 def free_host_bytes() -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from datasets.grid import Grid
 from datasets.source import Source
-from memory import STRIP_VALUE_BYTES, Limits, chunk_bytes
+from memory import CHUNKS, GPU_CHUNKS, STRIP_VALUE_BYTES, Limits, chunk_bytes
 from models.encoding import Encoding
 from models.engine.contract import steps_per_epoch
 from models.level_fit import Recipe, level_network
@@ -113,7 +113,8 @@ def memory(
         chunk = min(plan.trained, recipe.b_chunks)
         held = 4 * plan.trained * network.row_size
         added = held if rows + held <= limits.row_bytes else 0
-        training = chunk_bytes(chunk, values, network.row_size) + (kept if chunk < plan.trained else 0)
+        several = min(GPU_CHUNKS if cuda else CHUNKS, -(-plan.trained // max(chunk, 1)))
+        training = several * chunk_bytes(chunk, values, network.row_size) + (kept if chunk < plan.trained else 0)
         if cuda and chunk < plan.trained and not kept:
             # The targets of the next chunk are made meanwhile.
             training += 4 * chunk * values + strip

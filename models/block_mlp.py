@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.chunk_rows import ChunkRows
 from models.network import Network
 from models.precision import PackedRows, rounded
 
@@ -18,8 +17,7 @@ class BlockMLP(nn.Module):
         network: the shape of each.
         blocks: int64 [n], the numbers of the active blocks in rising order.
         amplitude: [n], the scale of a sin output.
-        rows: [n, row], the parameters: a tensor, or rows of which those of a chunk are held, which both can be
-            trained; or rows that stay in a file.
+        rows: [n, row], the parameters: a tensor, which can be trained, or rows that stay in a file.
         dtype: how a file will hold the rows (models.precision). A tensor of them is rounded to that already.
     """
 
@@ -28,7 +26,7 @@ class BlockMLP(nn.Module):
         network: Network,
         blocks: Tensor,
         amplitude: Tensor,
-        rows: Tensor | ChunkRows | PackedRows,
+        rows: Tensor | PackedRows,
         dtype: str = "float32",
     ):
         super().__init__()

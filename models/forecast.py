@@ -111,18 +111,17 @@ class Forecast:
         self._known += 1
         self._trained += seconds
 
-    def left(self, level: int, epoch: int, blocks: int, later: int, active: int, other: float) -> float:
+    def left(self, level: int, training: list[tuple[int, int]], later: int, active: int, other: float) -> float:
         """Seconds that the rest takes.
 
         Args:
-            epoch: where the chunk in training stands.
-            blocks: how many of its blocks are in training.
+            training: the epoch that each chunk in training has reached, and how many of its blocks train on.
             later: active blocks of the level in chunks that are not begun.
             active: active blocks of the level.
             other: seconds of the run so far that were not training.
         """
         self._note(level, active - later, other)
-        here = self._training(level, epoch, blocks, 1)
+        here = sum(self._training(level, epoch, blocks, 1) for epoch, blocks in training)
         again = self._surveyed * self._again(level) / active if self._gathered is None else self._gathered
         shared = self._training(level, 0, later, math.ceil(later / self.most_blocks)) + later * again
         for finer in range(level):

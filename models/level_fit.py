@@ -8,11 +8,11 @@ from torch import Tensor
 from datasets.residual import LevelTargets
 from metrics import psnr
 from models.block_mlp import BlockMLP
-from models.chunk_rows import ChunkRows
 from models.engine import Blocks, Round
 from models.engine.closed_form import solve_output
 from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.inheritance import Inheritance
+from models.lanes import Made
 from models.network import COLOUR, Network
 from models.precision import PackedRows, pack, rounded
 from models.training_copy import TrainingCopy
@@ -24,8 +24,9 @@ from ranks import Ranks
 # be busy for much longer than it is set to work.
 LEFT, LAST = 1 / 2, 1 / 32
 LEAST = {"cpu": 32, "cuda": 1024}
-# Cells of steps that are kept for other chunks.
-KEPT_CELLS = 2**21
+# Cells of steps that are kept for other chunks, and rounds that are whatever they take: two that go on, and the next of
+# each.
+KEPT_CELLS, KEPT_ROUNDS = 2**21, 4
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[r
     return chunks
 
 
-def _size(round_: Round) -> int:
-    return sum(cells.numel() for cells in round_.cells)
+def _size(made: Made) -> int:
+    return sum(cells.numel() for cells in made.value.cells)
 
 
 class LevelFit:
@@ -160,9 +161,10 @@ class LevelFit:
         self.network = level_network(recipe, len(inputs), targets.source.signal.channels, coarsest)
         size = self.network.row_size
         self.holds_rows = len(active) * size * 4 <= row_bytes
-        rows = self.energy.new_zeros(len(active), size) if self.holds_rows else ChunkRows(size, self.energy.device)
+        rows = self.energy.new_zeros(len(active) if self.holds_rows else 0, size)
         self.target = BlockMLP(self.network, active, amplitude[active], rows, recipe.save_dtype)
-        self._rounds: dict[range, Round] = {}
+        self._parts: dict[range, BlockMLP] = {}
+        self._rounds: dict[range, Made] = {}
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
@@ -205,25 +207,30 @@ class LevelFit:
 
     def start(self, chunk: range) -> TrainingCopy:
         """The networks that a chunk begins with: fresh ones, or heirs."""
-        self._begin(chunk)
-        return self.fresh(torch.arange(chunk.start, chunk.stop, device=self.energy.device))
+        return self.fresh(torch.arange(len(chunk), device=self.energy.device), chunk)
 
-    def fresh(self, index: Tensor) -> TrainingCopy:
-        """The networks that the active blocks at `index`, int64 [n] in rising order, begin with."""
-        recipe, blocks = self.recipe, self.target.blocks[index]
+    def fresh(self, index: Tensor, chunk: range | None = None) -> TrainingCopy:
+        """The networks that the active blocks at `index` of a chunk, int64 [n] in rising order, begin with.
+
+        Args:
+            chunk: all active blocks if None.
+        """
+        recipe, blocks = self.recipe, self._part(chunk).blocks[index]
         rows = self.network.initial_rows(recipe.seed, self.level, blocks, recipe.a, recipe.output_start)
         if self.inheritance:
             rows = self.inheritance.rows(self.network, blocks, rows)
-        copy = self.copy(index, rows, {})
+        copy = self.copy(index, rows, {}, chunk)
         if recipe.solve_start:
             copy.blocks.rows = solve_output(self.network, self.inputs, copy.blocks, self._real)
         return copy
 
-    def copy(self, index: Tensor, rows: Tensor, moments: dict) -> TrainingCopy:
-        """A training copy of the active blocks at `index`, with the rows and moments they have reached."""
-        ids = self.target.blocks[index]
+    def copy(self, index: Tensor, rows: Tensor, moments: dict, chunk: range | None = None) -> TrainingCopy:
+        """A training copy of the active blocks at `index` of a chunk, with the rows and moments they have reached."""
+        target = self._part(chunk)
+        ids = target.blocks[index]
         kind = self.grid.kind_of(ids, self.level)
-        return TrainingCopy(Blocks(rows, self.targets.gather(ids), self.target.amplitude[index], kind, moments), index)
+        blocks = Blocks(rows, self.targets.gather(ids), target.amplitude[index], kind, moments)
+        return TrainingCopy(blocks, index, target)
 
     def expect(self, chunk: range) -> None:
         """Begin to make what a chunk that is started next will be shown."""
@@ -248,29 +255,31 @@ class LevelFit:
             steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
             cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
             lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
-            self._rounds[window] = Round(cells, lr, self.recipe.lr)
-            while len(self._rounds) > 2 and sum(map(_size, self._rounds.values())) > KEPT_CELLS:
+            round_ = Round(cells, lr, self.recipe.lr)
+            if self.energy.is_cuda:
+                # What the engine wants of it is made here too, before another lane takes it.
+                _ = round_.table
+            self._rounds[window] = Made(round_)
+            while len(self._rounds) > KEPT_ROUNDS and sum(map(_size, self._rounds.values())) > KEPT_CELLS:
                 del self._rounds[next(iter(self._rounds))]
-        return self._rounds[window]
+        return self._rounds[window].take()
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
         """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""
-        copy.sync(self.target)
-        self.errors[self.target.blocks[copy.index]] = mse
+        copy.sync()
+        self.errors[copy.target.blocks[copy.index]] = mse
         return copy.pruned(mse < self.recipe.prune_thr) if prune else copy
 
     def state(self, chunk: range) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""
-        here = slice(chunk.start, chunk.stop)
-        return {"rows": self.target.rows[here].clone(), "errors": self.errors[self.target.blocks[here]]}
+        part = self._part(chunk)
+        return {"rows": part.rows.detach().clone(), "errors": self.errors[part.blocks]}
 
     def restore(self, chunk: range, state: dict[str, Tensor]) -> None:
         """Take up what `state` gave; without rows if they are in a file."""
-        here = slice(chunk.start, chunk.stop)
-        self.errors[self.target.blocks[here]] = state["errors"]
+        self.errors[self.target.blocks[chunk.start : chunk.stop]] = state["errors"]
         if "rows" in state:
-            self._begin(chunk)
-            self.target.rows[here] = state["rows"]
+            self._part(chunk).rows[:] = state["rows"]
 
     def exchange(self, trained: list[tuple[int, range]]) -> None:
         """Give all processes what each has trained: the owners of chunks, the same list in every process."""
@@ -281,9 +290,13 @@ class LevelFit:
 
     def finished_rows(self, chunk: range) -> list[Tensor]:
         """The rows of a chunk that the finished level keeps, as the tables of a file."""
-        index = torch.arange(chunk.start, chunk.stop, device=self.energy.device)
-        rows = self.target.rows[index[self._better(index)]]
+        part = self._part(chunk)
+        rows = part.rows[self._better(part.blocks)]
         return list(pack(self.network, self.recipe.save_dtype, rows).values())
+
+    def end(self, chunk: range) -> None:
+        """Let go of what only a chunk in training needs."""
+        self._parts.pop(chunk, None)
 
     def finish(self, rows: PackedRows | None = None) -> tuple[BlockMLP, LevelReport]:
         """The finished level. A network that is worse than none, as where a run was stopped early, is left out.
@@ -294,7 +307,7 @@ class LevelFit:
         self.targets.forget()
         n, target = len(self.energy), self.target
         errors = self.errors[target.blocks]
-        keep = self._better(torch.arange(len(target), device=errors.device)).nonzero()[:, 0]
+        keep = self._better(target.blocks).nonzero()[:, 0]
         self.errors = torch.fmin(self.errors, self.energy)
         converged = int((errors[keep] < self.recipe.loss_thr).sum())
         if len(keep) < len(target) or not self.holds_rows:
@@ -302,11 +315,16 @@ class LevelFit:
             target = BlockMLP(self.network, target.blocks[keep], target.amplitude[keep], rows, target.dtype)
         return target, LevelReport(self.level, n, len(keep), converged, self.mse)
 
-    def _better(self, index: Tensor) -> Tensor:
-        """Whether the networks at `index` are better than none, bool like it."""
-        blocks = self.target.blocks[index]
+    def _better(self, blocks: Tensor) -> Tensor:
+        """Whether the networks of blocks, by number, are better than none, bool like it."""
         return self.errors[blocks] < self.energy[blocks]
 
-    def _begin(self, chunk: range) -> None:
-        if not self.holds_rows:
-            self.target.rows.begin(chunk)
+    def _part(self, chunk: range | None) -> BlockMLP:
+        """The target network of a chunk: a view of the level's, or all there is of it where the rows are not held."""
+        if chunk is None:
+            return self.target
+        if chunk not in self._parts:
+            here, whole = slice(chunk.start, chunk.stop), self.target
+            rows = whole.rows[here] if self.holds_rows else whole.rows.new_zeros(len(chunk), self.network.row_size)
+            self._parts[chunk] = BlockMLP(self.network, whole.blocks[here], whole.amplitude[here], rows, whole.dtype)
+        return self._parts[chunk]

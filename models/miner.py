@@ -1,12 +1,14 @@
 """The method: coarse to fine over levels, chunk by chunk, round by round, as one fit of Lightning's Trainer.
 
-An epoch of the Trainer is one wave: one round of the current chunk. The chunks of a level are trained one after
-another, each through all its rounds, so that weights and moments exist for the chunk in flight only. Where several
-processes share the run, each takes the next chunk that nobody has taken, and they meet when the level is done.
+An epoch of the Trainer is one wave: one round of a chunk. The chunks of a level are trained one after another, each
+through all its rounds, so that weights and moments exist for the chunks in flight only: one on a CPU, two on a GPU,
+whose rounds take turns (models.lanes). Where several processes share the run, each takes the next chunk that nobody has
+taken, and they meet when the level is done.
 """
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from models.block_mlp import BlockMLP
 from models.engine.contract import cosine_lr
 from models.forecast import Forecast, guess_active
 from models.inheritance import Inheritance
+from models.lanes import join, lanes
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
 from models.precision import PackedRows, table_bytes
@@ -34,13 +37,16 @@ from ranks import Ranks
 SECONDS_BETWEEN_COMMITS = 15
 # At the end of a level, less is done again as fast as it is written.
 WORTH_A_COMMIT = 1
+# What a lane says when it has trained all its chunks.
+DONE = object()
 
 
 @dataclass(frozen=True)
 class Wave:
     """What a round did, for logs and progress bars.
 
-    `done` is the part of the run's time that is behind, in [0, 1], by the estimate `seconds_left` of what is not.
+    `level_epochs` is how many of the level's epochs are behind, as a mean over its chunks. `done` is the part of the
+    run's time that is, in [0, 1], by the estimate `seconds_left` of what is not.
     """
 
     level: int
@@ -49,6 +55,7 @@ class Wave:
     round: int
     epoch: int
     epochs: int
+    level_epochs: int
     training: int
     loss: float
     psnr: float
@@ -111,9 +118,10 @@ class Miner(pl.LightningModule):
         self.reports: list[LevelReport] = []
         self.wave: Wave | None = None
         self.stopped_early = False
-        self._point: Point | None = None
+        # Of the chunks in flight by their numbers; replaced as a whole too.
+        self._points: dict[int, Point] = {}
         self._earlier = 0.0
-        self._started = self._committed = time.perf_counter()
+        self._started = self._committed = self._ended = time.perf_counter()
         # Epochs of blocks trained so far, and the seconds they took.
         self._work, self._work_seconds = 0, 1e-9
         self._forecast = Forecast(
@@ -173,18 +181,20 @@ class Miner(pl.LightningModule):
         fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, room)
         pieces = self._stored(level)
         chunks, mine = fit.chunks(list(pieces)), []
-        for number, following in self._taken(level, len(chunks)):
-            chunk = chunks[number]
-            epoch, piece = pieces.get(chunk, (0, None))
-            mine.append(number)
-            if epoch == fit.epochs or (piece is not None and self._out_of_time()):
-                # As far as an earlier session has brought it.
-                self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
-            elif not self._out_of_time():
-                self._point = self._start(fit, chunk, epoch, piece)
-                if following is not None and chunks[following] not in pieces:
-                    fit.expect(chunks[following])
-                yield from self._rounds(chunks, number)
+        taken = self._taken(level, len(chunks))
+        busy = deque((lane, self._lane(fit, chunks, pieces, taken, mine)) for lane in lanes(self.device))
+        while busy:
+            lane, waves = busy[0]
+            with torch.cuda.stream(lane):
+                wave = next(waves, DONE)
+            if wave is DONE:
+                busy.popleft()
+            elif wave is None:
+                # A round has begun; while it goes on, the next lane ends its own.
+                busy.rotate(-1)
+            else:
+                yield wave
+        join(self.device)
         files = self._files(level, fit.network)
         if files and level and self.ranks.count > 1:
             # The journal of the first is to name files that those of their owners name.
@@ -238,28 +248,59 @@ class Miner(pl.LightningModule):
             return None
         return Inheritance(self.recipe.weight_sharing, parents, self.pyramid.grid, level, self.pyramid.encoding)
 
-    def _rounds(self, chunks: list[range], number: int) -> Iterator[Wave]:
-        """Train the chunk of `_point` through all its rounds."""
-        fit, chunk = self._point.fit, chunks[number]
-        later = sum(map(len, chunks[number + 1 :]))
-        while (point := self._point).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
+    def _lane(
+        self,
+        fit: LevelFit,
+        chunks: list[range],
+        pieces: dict[range, tuple[int, str]],
+        taken: Iterator[tuple[int, int | None]],
+        mine: list[int],
+    ) -> Iterator[Wave | None]:
+        """Train chunks that are taken, one after another: None when a round has begun, and its wave when it is done.
+
+        Args:
+            pieces: where an earlier session has left some of the chunks.
+            mine: grows by the numbers of the chunks.
+        """
+        for number, following in taken:
+            chunk = chunks[number]
+            epoch, piece = pieces.get(chunk, (0, None))
+            mine.append(number)
+            if epoch == fit.epochs or (piece is not None and self._out_of_time()):
+                # As far as an earlier session has brought it.
+                self._restore(fit, chunk, self.store.piece(piece, self.device)["target"])
+            elif not self._out_of_time():
+                self._points = {**self._points, number: self._start(fit, chunk, epoch, piece)}
+                if following is not None and chunks[following] not in pieces:
+                    fit.expect(chunks[following])
+                yield from self._rounds(fit, chunks, number)
+            fit.end(chunk)
+
+    def _rounds(self, fit: LevelFit, chunks: list[range], number: int) -> Iterator[Wave | None]:
+        """Train a chunk in flight through all its rounds."""
+        chunk = chunks[number]
+        while (point := self._points[number]).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()
             window = self._window(point)
             copy, mse = fit.train(point.copy, window)
+            yield None
             at_end = window.stop % self.recipe.val_freq == 0 or window.stop == fit.epochs
-            self._point = Point(fit, chunk, window.stop, fit.sync(copy, mse, prune=at_end))
-            loss, seconds = mse.mean().item(), time.perf_counter() - started
+            point = Point(fit, chunk, window.stop, fit.sync(copy, mse, prune=at_end))
+            self._points = {**self._points, number: point}
+            loss, ended = mse.mean().item(), time.perf_counter()
+            # Of the time that two rounds share the first has what came before its end.
+            seconds, self._ended = ended - max(started, self._ended), ended
             self._work += len(copy) * len(window)
             self._work_seconds += seconds
-            self._forecast.trained(fit.level, window.stop, len(window), len(copy), len(self._point.copy), seconds)
+            self._forecast.trained(fit.level, window.stop, len(window), len(copy), len(point.copy), seconds)
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
             gain, rate = self.ranks.pool(f"level_{fit.level}", [fit.gain, rate])
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
             round_ = -(-window.stop // self.recipe.val_freq)
-            where = fit.level, number, len(chunks), round_, window.stop, fit.epochs
+            where = fit.level, number, len(chunks), round_, window.stop, fit.epochs, self._level_epochs(fit, chunks)
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.begin_commit()
-            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(self._point, later))
+            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(fit, chunks))
         state = fit.state(chunk)
         if not fit.holds_rows:
             self.store.write(_rows_name(fit, chunk), fit.finished_rows(chunk))
@@ -267,7 +308,7 @@ class Miner(pl.LightningModule):
         if not self.stopped_early:
             self.store.drop(_name(point))
             self.store.keep(_name(point, fit.epochs), {"target": state})
-        self._point = None
+        self._points = {other: point for other, point in self._points.items() if other != number}
 
     def _restore(self, fit: LevelFit, chunk: range, state: dict[str, Any]) -> None:
         """Take up a chunk that an earlier session has finished."""
@@ -294,7 +335,7 @@ class Miner(pl.LightningModule):
         else:
             stored = self.store.piece(piece, self.device)
             fit.restore(chunk, stored["target"])
-            copy = fit.copy(stored["index"], stored["rows"], stored["moments"])
+            copy = fit.copy(stored["index"], stored["rows"], stored["moments"], chunk)
         if len(chunk) == len(fit.target):
             fit.targets.forget()
         return Point(fit, chunk, epoch, copy)
@@ -304,7 +345,8 @@ class Miner(pl.LightningModule):
         rounds = point.epoch // self.recipe.val_freq + 1
         stop = min(rounds * self.recipe.val_freq, point.fit.epochs)
         if self.max_time is not None and self._work:
-            affordable = (self.max_time - self._session) * self._work / self._work_seconds / len(point.copy)
+            blocks = sum(len(other.copy) for other in self._points.values())
+            affordable = (self.max_time - self._session) * self._work / self._work_seconds / blocks
             stop = min(stop, point.epoch + max(1, int(affordable)))
         return range(point.epoch, stop)
 
@@ -318,10 +360,17 @@ class Miner(pl.LightningModule):
         self.commit()
         self.stopped_early = True
 
-    def _ahead(self, point: Point, later: int) -> tuple[float, float]:
-        """The part of the run that is done, and the seconds that the rest takes, if `later` blocks are not begun."""
-        fit, other = point.fit, self._session - self._work_seconds
-        left = self._forecast.left(fit.level, point.epoch, len(point.copy), later, len(fit.target), other)
+    def _level_epochs(self, fit: LevelFit, chunks: list[range]) -> int:
+        """Epochs of a level that are behind, as a mean over its chunks; those before the ones in flight are done."""
+        done = max(self._points) + 1 - len(self._points)
+        return (done * fit.epochs + sum(point.epoch for point in self._points.values())) // len(chunks)
+
+    def _ahead(self, fit: LevelFit, chunks: list[range]) -> tuple[float, float]:
+        """The part of the run that is done, and the seconds that the rest takes."""
+        later = sum(map(len, chunks[max(self._points) + 1 :]))
+        training = [(point.epoch, len(point.copy)) for point in self._points.values()]
+        other = self._session - self._work_seconds
+        left = self._forecast.left(fit.level, training, later, len(fit.target), other)
         if self.max_time is not None:
             left = min(left, max(0.0, self.max_time - self._session))
         return self.seconds / (self.seconds + left), left
@@ -329,16 +378,16 @@ class Miner(pl.LightningModule):
     # Progress on disk.
 
     def commit(self) -> None:
-        """Put on disk what a resume needs: finished levels, finished chunks, and the chunk in flight."""
+        """Put on disk what a resume needs: finished levels, finished chunks, and the chunks in flight."""
         if not self.stopped_early:
             self.begin_commit()
             self.store.wait()
 
     def begin_commit(self) -> None:
         """Begin a commit, which is written while training goes on: no round changes what an earlier one has left."""
-        if self._point:
-            self.store.drop(_name(self._point))
-            self.store.keep(_name(self._point, self._point.epoch), self._point.state())
+        for point in self._points.values():
+            self.store.drop(_name(point))
+            self.store.keep(_name(point, point.epoch), point.state())
         self.store.begin_commit({**self.facts, "seconds": self.seconds})
         self._committed = time.perf_counter()
 

@@ -8,12 +8,13 @@ All blocks of a level live in one tensor of rows [n, row]. A row is the concaten
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.lanes import made_once
 from utils import hash_uniform
 
 # What the last layer may end in: a colour, or one of the residuals, which the block's amplitude scales.
@@ -100,7 +101,7 @@ class Network:
         return torch.where(bound == 0, a, rows)
 
 
-@lru_cache(maxsize=8)
+@made_once(8)
 def _bounds(network: Network, output_start: float, device: torch.device) -> Tensor:
     """How far from zero each number of a row may start, [row]; an a starts elsewhere."""
     bounds = []

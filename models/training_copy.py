@@ -18,10 +18,12 @@ class TrainingCopy:
     Args:
         blocks: the blocks in training.
         index: int64 [n], their positions in the target.
+        target: the chunk's target network.
     """
 
     blocks: Blocks
     index: Tensor
+    target: BlockMLP
 
     def __len__(self) -> int:
         return len(self.index)
@@ -30,13 +32,13 @@ class TrainingCopy:
         """This copy after a round."""
         return replace(self, blocks=blocks)
 
-    def sync(self, target: BlockMLP) -> None:
+    def sync(self) -> None:
         """Write the rows of the training blocks into the target."""
-        target.sync(self.index, self.blocks.rows)
+        self.target.sync(self.index, self.blocks.rows)
 
     def pruned(self, done: Tensor) -> "TrainingCopy":
         """This copy without the blocks where `done`, bool [n], is true. They never move again."""
         if not done.any():
             return self
         keep = (~done).nonzero()[:, 0]
-        return TrainingCopy(self.blocks.select(keep), self.index[keep])
+        return replace(self, blocks=self.blocks.select(keep), index=self.index[keep])

@@ -36,7 +36,7 @@ def play(
                 forecast.trained(level, stop, stop - epoch, blocks, after, seconds)
                 epoch, blocks = stop, after
                 later = max(0, active - begin - chunk)
-                said.append((forecast.left(level, epoch, blocks, later, active, other), training + other))
+                said.append((forecast.left(level, [(epoch, blocks)], later, active, other), training + other))
     return said, training + other
 
 

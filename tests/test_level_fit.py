@@ -198,7 +198,7 @@ def test_rows_that_are_not_held_end_in_the_same_level(grid, tmp_path):
         (tmp_path / str(n)).write_bytes(rows[0].numpy().tobytes())
         segments.append([Segment(tmp_path / str(n), 0, len(rows[0]))])
         again.restore(chunk, middle[0])
-        for _ in rounds(again, again.copy(*middle[1:]), RECIPE.val_freq):
+        for _ in rounds(again, again.copy(*middle[1:], chunk), RECIPE.val_freq):
             pass
         assert torch.equal(again.finished_rows(chunk)[0], rows[0])
         third = make_fit(grid, row_bytes=0, **recipe)
@@ -262,7 +262,7 @@ def test_a_chunk_taken_up_between_two_rounds_ends_with_the_same_bits(grid, after
     state = on_disk([first.state(chunk), copy.index, copy.blocks.rows, copy.blocks.moments])
     second = make_fit(grid)
     second.restore(chunk, state[0])
-    for _ in rounds(second, second.copy(*state[1:]), after * RECIPE.val_freq):
+    for _ in rounds(second, second.copy(*state[1:], chunk), after * RECIPE.val_freq):
         pass
     assert torch.equal(second.target.rows, whole.target.rows)
     assert torch.equal(second.errors, whole.errors)
@@ -297,7 +297,7 @@ def test_a_chunk_whose_blocks_are_all_pruned_is_taken_up(grid):
     copy = fit.start(chunk)
     done = copy.pruned(torch.ones(len(copy), dtype=torch.bool))
     state = on_disk([done.index, done.blocks.rows, done.blocks.moments])
-    assert len(fit.copy(*state)) == 0
+    assert len(fit.copy(*state, chunk)) == 0
 
 
 @grids

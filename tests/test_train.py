@@ -1,5 +1,7 @@
 """train.py end to end: what a run leaves behind, what is resumed, what is refused."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from test_opt import IDLE
 
+import memory
 import models.level_fit
 import models.miner
 import opt
@@ -164,6 +167,37 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
     assert epochs == rounds[waves:]
     assert same_model("straight", "broken")
     assert not Path("ckpts/broken/progress").exists()
+
+
+@pytest.mark.parametrize("waves", [None, 1, 3, 6])
+@pytest.mark.parametrize("held", [True, False])
+def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves, held, monkeypatch):
+    run("--exp_name", "straight", "--b_chunks", "5")
+    # As on a GPU, where the second lane is a stream.
+    monkeypatch.setattr(models.miner, "lanes", lambda device: [None, None])
+    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    if not held:
+        limits = memory.Memory.limits
+        monkeypatch.setattr(
+            memory.Memory, "limits", lambda *a, **k: dataclasses.replace(limits(*a, **k), row_bytes=0, kept_values=0)
+        )
+    step, flying = models.miner.Miner.training_step, []
+
+    def die(self, batch, batch_idx):
+        if len(flying) == waves:
+            raise RuntimeError("power is gone")
+        step(self, batch, batch_idx)
+        flying.append(len(self._points))
+
+    monkeypatch.setattr(models.miner.Miner, "training_step", die)
+    with pytest.raises(RuntimeError, match="power is gone") if waves else contextlib.nullcontext():
+        run("--exp_name", "turns", "--b_chunks", "5")
+    monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    if waves:
+        train(*opt.parse(["--exp_name", "turns", "--resume", "--quiet"]))
+    else:
+        assert max(flying) == 2
+    assert same_model("straight", "turns")
 
 
 def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one():

@@ -20,7 +20,7 @@ ROUND = Round([cell_order(0, 0, range(4), torch.arange(32), 1)], [0.02] * 4, 0.0
 def start(n):
     """A target whose positions 0, 2, 4 ... are in training, and their copy after one round."""
     target = BlockMLP(NETWORK, torch.arange(2 * n), torch.ones(2 * n), torch.rand(2 * n, NETWORK.row_size))
-    copy = TrainingCopy(random_blocks(NETWORK, n, 32), torch.arange(0, 2 * n, 2))
+    copy = TrainingCopy(random_blocks(NETWORK, n, 32), torch.arange(0, 2 * n, 2), target)
     return target, train(copy)
 
 
@@ -47,13 +47,13 @@ def test_pruning_keeps_rows_moments_targets_and_places_of_the_others(done):
 
 def test_pruned_blocks_never_move_again_and_the_others_train_as_if_none_had_been_pruned():
     target, copy = start(6)
-    copy.sync(target)
+    copy.sync()
     frozen = target.rows.detach().clone()
     done = torch.tensor([True, False, True, True, False, False])
     unpruned, pruned = copy, copy.pruned(done)
     for _ in range(3):
         unpruned, pruned = train(unpruned), train(pruned)
-        pruned.sync(target)
+        pruned.sync()
         assert torch.equal(pruned.blocks.rows, unpruned.blocks.rows[~done])
     moving = torch.zeros(12, dtype=torch.bool)
     moving[pruned.index] = True
@@ -67,6 +67,6 @@ def test_a_copy_of_no_blocks_is_trained_synced_and_pruned():
     empty = copy.pruned(torch.tensor([True]))
     before = target.rows.detach().clone()
     after = train(empty)
-    after.sync(target)
+    after.sync()
     assert len(after.pruned(torch.zeros(0, dtype=torch.bool))) == 0
     assert torch.equal(target.rows, before)

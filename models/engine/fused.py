@@ -15,6 +15,7 @@ from torch import Tensor
 from models.engine import kernels
 from models.engine.compose import compose
 from models.engine.contract import Blocks, Round, Window, joined
+from models.lanes import made_once
 from models.network import Network
 from models.optimizers import BETA_2, TORCH, optimizer_class, step_coefficients
 from utils import UserError
@@ -270,12 +271,12 @@ def _misfit(network: Network, optimizer: str) -> str | None:
 # What follows is the same for many launches, and takes longer than one: a tensor is known by its identity.
 
 
-@functools.lru_cache(maxsize=8)
+@made_once(8)
 def _table(plan: Plan, inputs: Tensor, dtype: torch.dtype) -> Tensor:
     return plan.table(inputs, dtype)
 
 
-@functools.lru_cache(maxsize=32)
+@made_once(32)
 def _coefficients(
     optimizer: str, done: int, lr: tuple[float, ...], betas: tuple[float, float], eps: float, device: torch.device
 ) -> Tensor:
@@ -284,7 +285,7 @@ def _coefficients(
     return torch.tensor(steps).T.contiguous().to(device, non_blocking=True)
 
 
-@functools.lru_cache(maxsize=2)
+@made_once(2)
 def _real_table(*real: Tensor) -> tuple[Tensor, Tensor]:
     return joined([cells[None] for cells in real])
 

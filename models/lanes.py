@@ -1,0 +1,63 @@
+"""Work of a GPU that overlaps: the lanes in which chunks train, and what all of them use though one has made it.
+
+A GPU does one after another what is put on one of its streams. Of two chunks on streams of their own one goes on while
+the host prunes the other, and fills the processors that the other's last blocks leave idle.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
+    """Where chunks train at the same time: on a GPU the caller's stream and one of their own, which waits for what the
+    caller has put on the GPU so far. A CPU has one lane, as a chunk keeps all cores busy.
+    """
+    if device.type != "cuda":
+        return [None]
+    _second(device).wait_stream(torch.cuda.current_stream(device))
+    return [None, _second(device)]
+
+
+def join(device: torch.device) -> None:
+    """Make the caller's stream wait for what was put on the lanes."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).wait_stream(_second(device))
+
+
+class Made:
+    """A value whose tensors may still be being computed; whoever takes it on another stream waits there."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        self._event = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None
+
+    def take(self) -> Any:
+        if self._event:
+            torch.cuda.current_stream().wait_event(self._event)
+        return self.value
+
+
+def made_once(most: int) -> Callable[[Callable], Callable]:
+    """As functools.lru_cache, for what is made on one stream and used on any."""
+
+    def decorate(make: Callable) -> Callable:
+        @functools.lru_cache(most)
+        def made(*args) -> Made:
+            return Made(make(*args))
+
+        @functools.wraps(make)
+        def take(*args) -> Any:
+            return made(*args).take()
+
+        return take
+
+    return decorate
+
+
+@functools.cache
+def _second(device: torch.device) -> torch.cuda.Stream:
+    """One for all, since torch gives memory that is free again to work on the same stream only."""
+    return torch.cuda.Stream(device)
