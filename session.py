@@ -49,9 +49,15 @@ def start_over(store: Store, model_path: Path, logs: Path) -> None:
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
         print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
     store.clear()
-    curves = [file for name in ("events.out.tfevents.*", "hparams.yaml", "result.json") for file in logs.glob(name)]
-    for old in (*curves, *model_path.parent.glob(".*.part.*")):
+    for old in (file for name in ("events.out.tfevents.*", "hparams.yaml", "result.json") for file in logs.glob(name)):
         old.unlink()
+    remove_parts(model_path)
+
+
+def remove_parts(model_path: Path) -> None:
+    """Remove what a killed run has left of a model that was being written."""
+    for part in model_path.parent.glob(".*.part.*"):
+        part.unlink()
 
 
 def fingerprint(path: str | None) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from datasets import Place, open_source
 from datasets.grid import Grid
 from memory import Limits, chunk_bytes, memory_of
 from models import model_file
+from models.draft import Draft
 from models.encoding import Encoding
 from models.engine import choose_engine
 from models.engine.reference import CORES
@@ -31,6 +32,7 @@ from session import (
     interruptible,
     nearest_folder,
     read_progress,
+    remove_parts,
     resumed,
     start_over,
     store_of,
@@ -144,6 +146,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
         if group.first and not facts:
             start_over(store, model_path, logs)
+        elif group.first:
+            remove_parts(model_path)
     # All cut strips and chunks alike, as the one does that has the least memory.
     limits = Limits(*map(min, zip(*group.gather(dataclasses.astuple(limits)), strict=True)))
     recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
@@ -158,7 +162,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     if group.first:
         logger = TensorBoardLogger("logs", name=options.exp_name, version="", default_hp_metric=False)
         logger.log_hyperparams(run_facts["options"])
-    with calm_lightning():
+    with calm_lightning(), Draft(model_path, group) as draft:
         # A Trainer for this process's own device, that knows of no others: one that does exchanges a word with them at
         # every batch, and a process that trains fewer rounds would leave the rest waiting.
         trainer = pl.Trainer(
@@ -168,7 +172,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         )  # fmt: skip
         with group.together():
             pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
-            miner = Miner(source, pyramid, recipe, engine, store, run_facts, limits, options.max_time, group)
+            miner = Miner(source, pyramid, recipe, engine, store, run_facts, limits, draft, options.max_time, group)
             if facts:
                 miner.resume(facts, device)
             elif group.first:
@@ -178,11 +182,11 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
                 raise UserError(f"{store.root}: not seen by process {group.number + 1}: all need the same folder")
         with interruptible(miner, options.exp_name, group):
             trainer.fit(miner)
-    fit_seconds = miner.seconds
-    about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
-    about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
-    model_file.save(model_path, pyramid, utils.jsonable(about), group)
-    save_seconds = miner.seconds - fit_seconds
+        fit_seconds = miner.seconds
+        about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
+        about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
+        model_file.finish(draft, pyramid, utils.jsonable(about))
+        save_seconds = miner.seconds - fit_seconds
 
     result = figures_of(model_path, source, options, limits, group) | {
         "fit_s": fit_seconds,

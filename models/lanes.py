@@ -27,6 +27,20 @@ def join(device: torch.device) -> None:
         torch.cuda.current_stream(device).wait_stream(_second(device))
 
 
+def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy a tensor to the host, without waiting for a GPU: what gives the copy once it is made."""
+    if not table.is_cuda:
+        return table.contiguous
+    copy = torch.empty(table.shape, dtype=table.dtype, pin_memory=True).copy_(table, non_blocking=True)
+    made = torch.cuda.current_stream(table.device).record_event()
+
+    def wait() -> torch.Tensor:
+        made.synchronize()
+        return copy
+
+    return wait
+
+
 class Made:
     """A value whose tensors may still be being computed; whoever takes it on another stream waits there."""
 

@@ -20,13 +20,14 @@ from datasets.residual import LevelTargets
 from datasets.source import Source
 from memory import Limits
 from models.block_mlp import BlockMLP
+from models.draft import Draft
 from models.engine.contract import cosine_lr
 from models.forecast import Forecast, guess_active
 from models.inheritance import Inheritance
-from models.lanes import join, lanes
+from models.lanes import join, lanes, to_host
 from models.level_fit import LevelFit, LevelReport, Recipe
 from models.network import Network
-from models.precision import PackedRows, table_bytes
+from models.precision import PackedRows, columns, table_bytes
 from models.pyramid import Pyramid
 from models.rows import Segment
 from models.store import Store
@@ -94,6 +95,7 @@ class Miner(pl.LightningModule):
         store: where progress is kept; what it holds already is gone on from.
         facts: JSON-able facts that every commit of the store carries along.
         limits: what is held at once.
+        draft: of the model's file. Rows of the finest level that are not held are put into it as they come.
         max_time: seconds after which no further round begins, or None.
         ranks: the processes that share the run; all need the same of the above, but each a store of its own.
     """
@@ -107,19 +109,22 @@ class Miner(pl.LightningModule):
         store: Store,
         facts: dict[str, Any],
         limits: Limits,
+        draft: Draft,
         max_time: float | None = None,
         ranks: Ranks | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.source, self.pyramid, self.recipe, self.engine = source, pyramid, recipe, engine
-        self.store, self.facts, self.limits = store, facts, limits
+        self.store, self.facts, self.limits, self.draft = store, facts, limits, draft
         self.max_time, self.ranks = max_time, ranks or Ranks()
         self.reports: list[LevelReport] = []
         self.wave: Wave | None = None
         self.stopped_early = False
         # Of the chunks in flight by their numbers; replaced as a whole too.
         self._points: dict[int, Point] = {}
+        # Chunks of the level in training whose rows an earlier session has put in files.
+        self._restored: list[range] = []
         self._earlier = 0.0
         self._started = self._committed = self._ended = time.perf_counter()
         # Epochs of blocks trained so far, and the seconds they took.
@@ -179,7 +184,9 @@ class Miner(pl.LightningModule):
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual, *sizes)
         heirs, room = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
         fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, room)
-        pieces = self._stored(level)
+        if not level and not fit.holds_rows:
+            self._begin_draft(fit)
+        pieces, self._restored = self._stored(level), []
         chunks, mine = fit.chunks(list(pieces)), []
         taken = self._taken(level, len(chunks))
         busy = deque((lane, self._lane(fit, chunks, pieces, taken, mine)) for lane in lanes(self.device))
@@ -208,6 +215,9 @@ class Miner(pl.LightningModule):
         names = sorted(files, key=_first_row)
         rows = None if fit.holds_rows else self._rows(fit.network, [files[name] for name in names])
         networks, report = fit.finish(rows)
+        if self.draft.begun and len(networks) == len(fit.target):
+            for chunk in self._restored:
+                self.draft.put_part(str(level), networks, chunk)
         self.pyramid.add(level, networks)
         self.reports.append(report)
         # Of the finest level what is kept of its chunks is enough, for the model is written next.
@@ -234,6 +244,15 @@ class Miner(pl.LightningModule):
             ahead = count == 1 or (self.device.type == "cuda" and number + 3 * count <= n + 1)
             following = self.ranks.take(f"chunks_{level}") if ahead else None
             yield number, following if following is not None and following < n else None
+
+    def _begin_draft(self, fit: LevelFit) -> None:
+        """Begin the model's file before its last level is trained, as if all of its networks were kept."""
+        levels, name = dict(self.pyramid.levels), str(fit.level)
+        self.draft.begin({**levels, name: fit.target})
+        for finished, networks in levels.items():
+            self.draft.put_level(finished, networks)
+        if self.ranks.first:
+            self.draft.put(name, 0, lambda: {"blocks": fit.target.blocks, "amplitude": fit.target.amplitude})
 
     def _files(self, level: int, network: Network) -> dict[str, list[Segment]]:
         """Where the rows of a level's chunks are that are in files."""
@@ -303,7 +322,7 @@ class Miner(pl.LightningModule):
             yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(fit, chunks))
         state = fit.state(chunk)
         if not fit.holds_rows:
-            self.store.write(_rows_name(fit, chunk), fit.finished_rows(chunk))
+            self._write_rows(fit, chunk)
             del state["rows"]
         if not self.stopped_early:
             self.store.drop(_name(point))
@@ -315,7 +334,19 @@ class Miner(pl.LightningModule):
         fit.restore(chunk, state)
         if not fit.holds_rows and "rows" in state:
             # That session ended between the last round and the writing of the rows.
-            self.store.write(_rows_name(fit, chunk), fit.finished_rows(chunk))
+            self._write_rows(fit, chunk)
+        elif not fit.holds_rows:
+            self._restored.append(chunk)
+
+    def _write_rows(self, fit: LevelFit, chunk: range) -> None:
+        """Begin to write the rows of a finished chunk: where a resume finds them, and into the model's file."""
+        tables = [to_host(table) for table in fit.finished_rows(chunk)]
+        self.store.write(_rows_name(fit, chunk), tables)
+        if self.draft.begun:
+            keys = columns(fit.network, self.recipe.save_dtype)
+            self.draft.put(
+                str(fit.level), chunk.start, lambda: {key: table() for key, table in zip(keys, tables, strict=True)}
+            )
 
     def _stored(self, level: int) -> dict[range, tuple[int, str]]:
         """The chunks of a level that an earlier session has begun: the epoch they have reached, and their piece."""

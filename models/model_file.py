@@ -3,16 +3,12 @@
 docs/format.md describes it. No code of a file is ever run, and nothing in it is believed before it is checked.
 """
 
-import contextlib
 import dataclasses
-import functools
 import json
 import math
-import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,33 +17,33 @@ import torch
 from datasets.grid import Grid
 from datasets.source import Signal
 from models.block_mlp import BlockMLP
+from models.draft import TYPE_NAMES, Draft
 from models.encoding import Encoding
 from models.engine import ReferenceEngine, choose_engine
 from models.network import Network
-from models.precision import DTYPES, PackedRows, columns, pack
+from models.precision import DTYPES, PackedRows, columns
 from models.pyramid import Pyramid
 from models.rows import FileRows, Segment
-from ranks import Ranks
-from utils import UserError, atomic_write
+from utils import UserError
 
 FORMAT = "miner"
 VERSION = 2
 MOST_CELLS = 2**50
-# What safetensors calls the dtypes of tensors, in the order in which it lays them out.
-TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
-# Bytes of rows that are packed and written at once, and by how many threads.
-WRITTEN_BYTES, WRITERS = 2**25, 4
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
 
 
-def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any], ranks: Ranks = Ranks()) -> None:  # noqa: B008
+def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
     """Write a pyramid to `path`, whole or not at all.
-
-    Several processes write it together: all have the pyramid, all call this, and all see the same folder.
 
     Args:
         about: JSON-able facts that travel with the model: the signal, the options, what was converged.
     """
+    with Draft(path) as draft:
+        finish(draft, pyramid, about)
+
+
+def finish(draft: Draft, pyramid: Pyramid, about: dict[str, Any]) -> None:
+    """Make a draft the file of a pyramid, as `save` does; all processes of a run must call it."""
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -60,68 +56,7 @@ def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any], ranks: Ranks
         },
         "about": about,
     }
-    head, places, size = _layout(pyramid, {"miner": json.dumps(header, allow_nan=False)})
-    with contextlib.ExitStack() as stack:
-        temporary = None
-        with ranks.together():
-            if ranks.first:
-                temporary = stack.enter_context(atomic_write(path))
-                with open(temporary, "wb") as file:
-                    file.write(head)
-                    file.truncate(size)
-        temporary = ranks.gather(temporary)[0]
-        with ranks.together(), open(temporary, "rb+", buffering=0) as file, ThreadPoolExecutor(WRITERS) as pool:
-            # Reading, packing and writing all leave the interpreter free.
-            write = functools.partial(_write_part, file, places)
-            for done in [pool.submit(write, *part) for part in ranks.share(_parts(pyramid))]:
-                done.result()
-        with ranks.together():
-            stack.close()
-
-
-def _layout(pyramid: Pyramid, metadata: dict[str, str]) -> tuple[bytes, dict[str, int], int]:
-    """What the file begins with, as safetensors would write it; where each tensor begins; the size of the file."""
-    tensors: dict[str, tuple[torch.dtype, list[int]]] = {}
-    for level, networks in pyramid.levels.items():
-        n = len(networks)
-        tensors[f"{level}.blocks"] = torch.int64, [n]
-        tensors[f"{level}.amplitude"] = torch.float32, [n]
-        for key, (numbers, dtype) in columns(networks.network, networks.dtype).items():
-            tensors[f"{level}.{key}"] = dtype, [n, numbers]
-    order = list(TYPE_NAMES)
-    header, places, end = {"__metadata__": metadata}, {}, 0
-    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (order.index(item[1][0]), item[0])):
-        places[name], end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": [places[name], end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    head = struct.pack("<Q", len(text)) + text
-    return head, {name: len(head) + place for name, place in places.items()}, len(head) + end
-
-
-def _parts(pyramid: Pyramid) -> list[tuple[str, BlockMLP, range]]:
-    """The levels with the positions of some of their networks, few enough to be packed at once."""
-    return [
-        (level, networks, part)
-        for level, networks in pyramid.levels.items()
-        for most in [max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))]
-        for part in (range(a, min(a + most, len(networks))) for a in range(0, len(networks), most))
-    ]
-
-
-def _write_part(file: BinaryIO, places: dict[str, int], level: str, networks: BlockMLP, part: range) -> None:
-    index = torch.arange(part.start, part.stop, device=networks.blocks.device)
-    rows, amplitude = networks.take(index)
-    tables = {"blocks": networks.blocks[index], "amplitude": amplitude, **pack(networks.network, networks.dtype, rows)}
-    for key, table in tables.items():
-        view = memoryview(table.detach().cpu().contiguous().numpy()).cast("B")
-        place = places[f"{level}.{key}"] + part.start * (len(view) // len(part))
-        while view:
-            # Python's own writing says what is wrong with the disk.
-            count = os.pwrite(file.fileno(), view, place)
-            view, place = view[count:], place + count
-    # While others pack: what is left to do at the end is little.
-    os.fdatasync(file.fileno())
+    draft.save(pyramid.levels, header)
 
 
 def load(

@@ -68,8 +68,11 @@ class Store:
         """Remember a piece, tensors and numbers in dicts and lists, under a name until the next commit writes it."""
         self._waiting[name] = piece
 
-    def write(self, name: str, tables: Sequence[Tensor]) -> None:
+    def write(self, name: str, tables: Sequence[Callable[[], Tensor]]) -> None:
         """Begin to write tables [n, ...] of one n under a name, for what no memory is to hold until the next commit.
+
+        Args:
+            tables: what gives each of them on the host (models.lanes.to_host).
 
         Raises:
             OSError: something begun earlier could not be written.
@@ -78,7 +81,7 @@ class Store:
             self._tables.popleft().result()
         # Never the name of a file that the last journal believes in.
         file = f"{name}.{self._commits + 1}.rows"
-        self._tables.append(self._thread.submit(self._write, file, [_to_host(table) for table in tables]))
+        self._tables.append(self._thread.submit(self._write, file, tables))
         # An interrupt before this leaves a file that is not wanted, one after it none that is missing.
         self._unflushed[name] = self._written[name] = file
 
@@ -102,7 +105,7 @@ class Store:
         before = [0, *itertools.accumulate(row_bytes)][:-1]
         return {name: [Segment(paths[name], n * first, n) for first in before] for name, n in counts.items()}
 
-    def _write(self, file: str, tables: list[Callable[[], Tensor]]) -> None:
+    def _write(self, file: str, tables: Sequence[Callable[[], Tensor]]) -> None:
         # The next commit flushes it; until then the disk need not hear of it.
         with atomic_write(self.folder / file, flush=False) as temporary, open(temporary, "wb") as out:
             for table in tables:
@@ -216,20 +219,6 @@ class Store:
                 for file in folder.iterdir():
                     file.unlink()
                 folder.rmdir()
-
-
-def _to_host(table: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy a table to the host, without waiting for a GPU: what gives the copy once it is made."""
-    if not table.is_cuda:
-        return table.contiguous
-    copy = torch.empty(table.shape, dtype=table.dtype, pin_memory=True).copy_(table, non_blocking=True)
-    made = torch.cuda.current_stream(table.device).record_event()
-
-    def wait() -> Tensor:
-        made.synchronize()
-        return copy
-
-    return wait
 
 
 def _journal(path: Path) -> dict[str, Any]:

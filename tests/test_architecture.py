@@ -62,6 +62,7 @@ FLOORS = {
     "datasets.volume": 2,
     "datasets.zarr_array": 2,
     "models.block_mlp": 2,
+    "models.draft": 2,
     "models.rows": 2,
     "models.precision": 2,
     "models.points": 2,

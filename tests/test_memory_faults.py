@@ -121,7 +121,7 @@ elif "{moment}" == "journal":
 elif "{moment}" == "commit":
     Store._commit = deadly(Store._commit, True)
 else:
-    models.model_file.save = deadly(models.model_file.save, False)
+    models.model_file.finish = deadly(models.model_file.finish, False)
 utils.run_command(lambda: train.main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", driver, *TINY, "--exp_name", "killed"]

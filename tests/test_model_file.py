@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from datasets.grid import Box, Grid
-from models import model_file
+from models import draft
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.model_file import load, save
@@ -176,7 +176,7 @@ def test_the_file_is_what_the_library_writes_whatever_the_parts(grid, dtype, tmp
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         want = safetensors.torch.save(tensors, file.metadata())
     assert (tmp_path / "a.safetensors").read_bytes() == want
-    monkeypatch.setattr(model_file, "WRITTEN_BYTES", 1)
+    monkeypatch.setattr(draft, "WRITTEN_BYTES", 1)
     saved(tmp_path / "b.safetensors", grid, dtype=dtype)
     assert (tmp_path / "b.safetensors").read_bytes() == want
 

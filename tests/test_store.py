@@ -11,6 +11,7 @@ import torch
 from conftest import same
 
 import models.store
+from models.lanes import to_host
 from models.rows import FileRows
 from models.store import JOURNAL, Store
 from utils import UserError, atomic_write
@@ -256,7 +257,7 @@ class Beside:
 
 
 def halves(table):
-    return [table[:, :2], table[:, 2:]]
+    return [to_host(table[:, :2]), to_host(table[:, 2:])]
 
 
 def rows_of(store, *names):

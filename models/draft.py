@@ -1,0 +1,218 @@
+"""A model file in the making: its tensors are put in place by threads, in any order, and by all processes of a run.
+
+What safetensors begins with says where each tensor lies, so it is enough to know how many networks a level has. The
+rows of the finest level of a large model go into their place as its chunks are done, while others train.
+"""
+
+import contextlib
+import json
+import math
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.block_mlp import BlockMLP
+from models.network import Network
+from models.precision import columns, pack
+from ranks import Ranks
+from utils import atomic_write
+
+# What safetensors calls the dtypes of tensors, in the order in which it lays them out.
+TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
+# Bytes of rows that are packed and written at once, by how many threads, and how many parts may wait for them.
+WRITTEN_BYTES, WRITERS, MOST_WAITING = 2**25, 4, 8
+# Bytes for the head of a file whose facts are not known yet.
+HEAD_ROOM = 2**16
+
+Shape = tuple[Network, str, int]
+
+
+class Draft:
+    """The model file of a fit; `save` makes it whole, and whatever was put into place before is not written again.
+
+    Several processes write it together: each has one, all call `begin` and `save`, and all see the same folder. To be
+    used in a with statement, after which nothing is left of a draft that was not saved.
+
+    Args:
+        path: the file; nothing of it is seen there before it is whole.
+    """
+
+    def __init__(self, path: str | Path, ranks: Ranks = Ranks()):  # noqa: B008
+        self.path, self.ranks = Path(path), ranks
+        self._shapes: dict[str, Shape] | None = None
+        self._places: dict[str, int] = {}
+        self._room = 0
+        self._file = -1
+        self._jobs: deque[Future] = deque()
+        self._pool = ThreadPoolExecutor(WRITERS, "draft")
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._drop()
+        self._pool.shutdown()
+
+    @property
+    def begun(self) -> bool:
+        return self._shapes is not None
+
+    def begin(self, levels: Mapping[str, BlockMLP], room: int = HEAD_ROOM) -> None:
+        """Lay out a file for so many networks of each level; what they are is put into it later.
+
+        Args:
+            room: bytes for the head, which holds the facts.
+        """
+        self._drop()
+        places, size = _layout(_shapes(levels))
+        temporary = None
+        with self.ranks.together(), self._named():
+            if self.ranks.first:
+                temporary = self._open.enter_context(atomic_write(self.path))
+                with open(temporary, "wb") as file:
+                    file.truncate(room + size)
+        temporary = self.ranks.gather(temporary)[0]
+        with self.ranks.together(), self._named():
+            self._file = os.open(temporary, os.O_RDWR)
+            self._open.callback(os.close, self._file)
+        self._shapes, self._room = _shapes(levels), room
+        self._places = {name: room + place for name, place in places.items()}
+
+    def put_level(self, name: str, networks: BlockMLP) -> None:
+        """Begin to write this process's share of a finished level."""
+        most = max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))
+        parts = [range(a, min(a + most, len(networks))) for a in range(0, len(networks), most)]
+        for part in self.ranks.share(parts):
+            self.put_part(name, networks, part)
+
+    def put_part(self, name: str, networks: BlockMLP, part: range) -> None:
+        """Begin to write networks of a finished level, by their positions."""
+
+        def tables() -> dict[str, Tensor]:
+            index = torch.arange(part.start, part.stop, device=networks.blocks.device)
+            rows, amplitude = networks.take(index)
+            packed = pack(networks.network, networks.dtype, rows)
+            return {"blocks": networks.blocks[index], "amplitude": amplitude, **packed}
+
+        self.put(name, part.start, tables)
+
+    def put(self, name: str, first: int, tables: Callable[[], dict[str, Tensor]]) -> None:
+        """Begin to write some of a level's tables [n, ...], as `pack` names them, from position `first` on.
+
+        Raises:
+            OSError: something begun earlier could not be written.
+        """
+        self._settle(MOST_WAITING - 1)
+        self._jobs.append(self._pool.submit(self._write, name, first, tables))
+
+    def save(self, levels: Mapping[str, BlockMLP], header: dict[str, Any]) -> None:
+        """Write what is missing, and give the file its name.
+
+        If what was begun is not what has come of it, all is written now.
+
+        Args:
+            header: JSON-able facts.
+        """
+        head = _head(_shapes(levels), {"miner": json.dumps(header, allow_nan=False)})
+        if self._shapes != _shapes(levels) or len(head) > self._room:
+            self.begin(levels, len(head))
+            for name, networks in levels.items():
+                self.put_level(name, networks)
+        with self.ranks.together():
+            self._settle()
+            if self.ranks.first:
+                # The library takes a head that ends in spaces.
+                length = struct.pack("<Q", self._room - 8)
+                with self._named():
+                    _pwrite(self._file, memoryview(length + head[8:].ljust(self._room - 8)), 0)
+        with self.ranks.together():
+            self._open.close()
+        self._shapes = None
+
+    def _write(self, name: str, first: int, tables: Callable[[], dict[str, Tensor]]) -> None:
+        for key, table in tables().items():
+            if len(table):
+                view = memoryview(table.detach().cpu().contiguous().numpy()).cast("B")
+                _pwrite(self._file, view, self._places[f"{name}.{key}"] + first * (len(view) // len(table)))
+        # While others pack: what is left to do at the end is little.
+        os.fdatasync(self._file)
+
+    def _settle(self, most: int = 0) -> None:
+        """Wait until at most so many parts are on their way."""
+        with self._named():
+            while len(self._jobs) > most:
+                self._jobs.popleft().result()
+
+    def _drop(self) -> None:
+        """Remove what was begun and not saved."""
+        for job in self._jobs:
+            job.cancel()
+        wait(self._jobs)
+        self._jobs.clear()
+        with contextlib.suppress(_Dropped), self._open:
+            raise _Dropped
+        self._shapes = None
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the model in what is wrong with the disk, as nobody knows the temporary file."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
+
+
+class _Dropped(Exception):
+    """Makes an atomic write leave no file."""
+
+
+def _shapes(levels: Mapping[str, BlockMLP]) -> dict[str, Shape]:
+    return {name: (networks.network, networks.dtype, len(networks)) for name, networks in levels.items()}
+
+
+def _tensors(shapes: dict[str, Shape]) -> Iterator[tuple[str, torch.dtype, list[int], int]]:
+    """Name, dtype, shape and first byte of every tensor, in the order in which safetensors lays them out."""
+    tensors: dict[str, tuple[torch.dtype, list[int]]] = {}
+    for level, (network, dtype, n) in shapes.items():
+        tensors[f"{level}.blocks"] = torch.int64, [n]
+        tensors[f"{level}.amplitude"] = torch.float32, [n]
+        for key, (numbers, kind) in columns(network, dtype).items():
+            tensors[f"{level}.{key}"] = kind, [n, numbers]
+    order, first = list(TYPE_NAMES), 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (order.index(item[1][0]), item[0])):
+        yield name, dtype, shape, first
+        first += math.prod(shape) * dtype.itemsize
+
+
+def _layout(shapes: dict[str, Shape]) -> tuple[dict[str, int], int]:
+    """Where each tensor begins after the head, and where the last one ends."""
+    places, end = {}, 0
+    for name, dtype, shape, first in _tensors(shapes):
+        places[name], end = first, first + math.prod(shape) * dtype.itemsize
+    return places, end
+
+
+def _head(shapes: dict[str, Shape], metadata: dict[str, str]) -> bytes:
+    """What the file begins with, as safetensors would write it."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    for name, dtype, shape, first in _tensors(shapes):
+        end = first + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": [first, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _pwrite(file: int, view: memoryview, place: int) -> None:
+    while view:
+        # Python's own writing says what is wrong with the disk.
+        count = os.pwrite(file, view, place)
+        view, place = view[count:], place + count
