@@ -2,7 +2,6 @@
 
 import math
 import sys
-import threading
 import time
 from typing import Any
 
@@ -18,8 +17,6 @@ from pictures import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
 SURFACE_CELLS = 96
-# Seconds after which a first round of the fused engine that has not ended is one that compiles.
-PATIENCE = 1.5
 # Final figures by which TensorBoard compares runs.
 COMPARED = ("psnr", "psnr_worst_block", "ssim", "iou", "n_params", "model_bytes", "fit_s")
 
@@ -61,23 +58,18 @@ class Progress(pl.Callback):
     """One bar over the whole run on a terminal; where stderr is piped, one line when a level is done."""
 
     bar: tqdm | None = None
-    patience = threading.Timer(0, lambda: None)
     BAR = "{percentage:3.0f}%|{bar:24}| {desc} [{elapsed}{postfix}]"
 
     def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
-        self.patience = threading.Timer(PATIENCE, self._say_compiling)
-        self.patience.daemon = True
-        if module.engine.name == "fused":
-            self.patience.start()
         self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True) if sys.stderr.isatty() else None
         self.shown, self.since = len(module.reports), time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
-        self.patience.cancel()
         if self.bar is not None and (wave := module.wave):
-            self.bar.n = max(self.bar.n, min(wave.done, 1.0))
+            done, left = module.ahead()
+            self.bar.n = max(self.bar.n, min(done, 1.0))
             self.bar.set_description_str(_words(wave), refresh=False)
-            self.bar.set_postfix_str(f"{tqdm.format_interval(wave.seconds_left)} left")
+            self.bar.set_postfix_str(f"{tqdm.format_interval(left)} left")
         for report in module.reports[self.shown :] if self.bar is None else ():
             seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
             blocks = f"{report.active} of {report.all} blocks have a network, {report.converged} converged"
@@ -91,13 +83,8 @@ class Progress(pl.Callback):
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, module: Miner, exception: BaseException) -> None:
-        self.patience.cancel()
         if self.bar is not None:
             self.bar.close()
-
-    @staticmethod
-    def _say_compiling() -> None:
-        tqdm.write("compiling the GPU kernels for this kind of network; later runs find them on disk", file=sys.stderr)
 
 
 def _words(wave: Wave) -> str:

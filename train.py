@@ -17,7 +17,7 @@ import utils
 from datasets import Place, open_source
 from datasets.grid import Grid
 from memory import Limits, chunk_bytes, memory_of
-from models import model_file
+from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
 from models.engine import choose_engine
@@ -131,6 +131,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
                 print(plan.describe(source, grid, encoding, recipe, engine, limits, options.devices))
             return {}
 
+        kernels = warm_up.begin(grid.patch, source.signal.channels, encoding, recipe, engine, device)
         # Lightning takes seconds to import: what is wrong with options or files is said before.
         import pytorch_lightning as pl
         from pytorch_lightning.loggers import TensorBoardLogger
@@ -153,6 +154,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
     run_facts["limits"] = {"row_bytes": limits.row_bytes}
 
+    warm_up.wait(kernels, quiet=options.quiet or not group.first)
     callbacks = [
         Figures(),
         *([] if options.quiet else [Progress()]),

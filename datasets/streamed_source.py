@@ -19,6 +19,8 @@ from ranks import Ranks
 
 # The finest level that is stored: of a picture of bytes level 1 as float32 has as many bytes as level 0.
 FIRST_STORED = 2
+# Strips of it, a sixteenth of what is read for them, that a process makes before all exchange theirs.
+TURN = 8
 
 
 class Reader(Protocol):
@@ -110,7 +112,7 @@ class StreamedSource(Source):
                 self._levels[level] = self._make(level, 0 if first else level - 1, ranks if first else Ranks())
 
     def _make(self, level: int, finer: int, ranks: Ranks) -> Tensor | FileArray:
-        """Average a finer level into a level to be stored: in turns, of a strip by each process."""
+        """Average a finer level into a level to be stored: in turns, of TURN strips by each process."""
         whole, channels = points(self.shape, level).level_box(level), self.signal.channels
         held = self.level_bytes > 0
         if held:
@@ -120,15 +122,15 @@ class StreamedSource(Source):
         # All cut alike, as the one does that has the least memory.
         strips = self._parts(whole, level, finer, min(ranks.gather(self._limits.strip_cells)))
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
-        for first in range(0, len(strips), ranks.count):
-            turn = strips[first : first + ranks.count]
+        for first in range(0, len(strips), TURN * ranks.count):
+            turn = strips[first : first + TURN * ranks.count]
             parts = [
                 self._averaged(strip, level, finer).contiguous()
-                if owner == ranks.number
+                if n % ranks.count == ranks.number
                 else torch.empty(*strip.shape, channels, device=self.device)
-                for owner, strip in enumerate(turn)
+                for n, strip in enumerate(turn)
             ]
-            ranks.exchange(list(enumerate(parts)))
+            ranks.exchange([(n % ranks.count, part) for n, part in enumerate(parts)])
             for strip, cells in zip(turn, parts, strict=True):
                 if held:
                     whole.crop(made, strip)[...] = cells

@@ -19,10 +19,10 @@ from models.training_copy import TrainingCopy
 from ranks import Ranks
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
-# ever shorter and all end at about the same time, though each has one chunk in training and the next at hand: a block
-# is done after one round or needs all. None is shorter than this part of a process's share, nor than a device takes to
-# be busy for much longer than it is set to work.
-LEFT, LAST = 1 / 2, 1 / 32
+# ever shorter and all end at about the same time, though each has up to two in training and the next at hand: a block
+# is done after one round or needs all. None is shorter than a device takes to be busy for much longer than it is set to
+# work.
+LEFT = 1 / 4
 LEAST = {"cpu": 32, "cuda": 1024}
 # Cells of steps that are kept for other chunks, and rounds that are whatever they take: two that go on, and the next of
 # each.
@@ -108,7 +108,7 @@ def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[r
         least: blocks of a chunk for several processes, where they have as many each.
     """
     left = sum(map(len, spans))
-    least = max(2, min(max(least, int(left / ranks * LAST)), -(-left // ranks)))
+    least = max(2, min(least, -(-left // ranks)))
     chunks = []
     for span in spans:
         while span:

@@ -46,8 +46,7 @@ DONE = object()
 class Wave:
     """What a round did, for logs and progress bars.
 
-    `level_epochs` is how many of the level's epochs are behind, as a mean over its chunks. `done` is the part of the
-    run's time that is, in [0, 1], by the estimate `seconds_left` of what is not.
+    `level_epochs` is how many of the level's epochs are behind, as a mean over its chunks.
     """
 
     level: int
@@ -62,8 +61,6 @@ class Wave:
     psnr: float
     lr: float
     cells_per_s: float
-    done: float
-    seconds_left: float
 
 
 @dataclass(frozen=True)
@@ -123,6 +120,8 @@ class Miner(pl.LightningModule):
         self.stopped_early = False
         # Of the chunks in flight by their numbers; replaced as a whole too.
         self._points: dict[int, Point] = {}
+        # Blocks of the level whose chunks are not begun.
+        self._later = 0
         # Chunks of the level in training whose rows an earlier session has put in files.
         self._restored: list[range] = []
         self._earlier = 0.0
@@ -319,7 +318,8 @@ class Miner(pl.LightningModule):
             where = fit.level, number, len(chunks), round_, window.stop, fit.epochs, self._level_epochs(fit, chunks)
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.begin_commit()
-            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate, *self._ahead(fit, chunks))
+            self._later = sum(map(len, chunks[max(self._points) + 1 :]))
+            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate)
         state = fit.state(chunk)
         if not fit.holds_rows:
             self._write_rows(fit, chunk)
@@ -396,12 +396,12 @@ class Miner(pl.LightningModule):
         done = max(self._points) + 1 - len(self._points)
         return (done * fit.epochs + sum(point.epoch for point in self._points.values())) // len(chunks)
 
-    def _ahead(self, fit: LevelFit, chunks: list[range]) -> tuple[float, float]:
-        """The part of the run that is done, and the seconds that the rest takes."""
-        later = sum(map(len, chunks[max(self._points) + 1 :]))
+    def ahead(self) -> tuple[float, float]:
+        """After a wave: the part of the run's time that is behind, in [0, 1], and the seconds that the rest takes."""
+        fit = next(iter(self._points.values())).fit
         training = [(point.epoch, len(point.copy)) for point in self._points.values()]
         other = self._session - self._work_seconds
-        left = self._forecast.left(fit.level, training, later, len(fit.target), other)
+        left = self._forecast.left(fit.level, training, self._later, len(fit.target), other)
         if self.max_time is not None:
             left = min(left, max(0.0, self.max_time - self._session))
         return self.seconds / (self.seconds + left), left

@@ -74,6 +74,7 @@ FLOORS = {
     "models.miner": 3,
     "models.pyramid": 3,
     "models.model_file": 3,
+    "models.warm_up": 3,
     "blocks": 3,
     "figures": 3,
     "pictures": 3,
