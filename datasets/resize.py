@@ -7,7 +7,7 @@ import torch
 
 from datasets.grid import Box
 from datasets.resample import Axis, made_from, resample
-from datasets.source import points
+from datasets.source import cast, points
 
 
 def resized(
@@ -34,16 +34,4 @@ def resized(
         # float32 tells all numbers of 8 bits apart, and sums of them.
         work = np.float32 if cells.dtype.itemsize == 1 else np.float64
         values = resample(axes, torch.from_numpy(cells.astype(work)), region, part)
-        yield part, _cast(values.numpy(), cells.dtype.newbyteorder("="))
-
-
-def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if array.dtype == dtype or dtype.kind == "f":
-        return array.astype(dtype, copy=False)
-    if dtype.kind == "b":
-        return array >= 0.5
-    limits = np.iinfo(dtype)
-    high = float(limits.max)
-    # float64 rounds the largest 64-bit integer up, out of the range.
-    high = np.nextafter(high, 0) if int(high) > limits.max else high
-    return np.clip(np.rint(array), limits.min, high).astype(dtype)
+        yield part, cast(values.numpy(), cells.dtype.newbyteorder("="))

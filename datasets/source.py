@@ -71,15 +71,9 @@ class Signal:
         """Values in [0, 1] as an array of the dtype, clipped and rounded."""
         dtype = np.dtype(self.dtype)
         if dtype == np.uint8:
+            # On their device, so that bytes leave it.
             return (values.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        values = (values.double().clamp(0, 1).cpu().numpy() * self.half + self.low / 2) * 2
-        if dtype.kind == "b":
-            return values >= 0.5
-        if dtype.kind in "iu":
-            # float64 rounds the largest 64-bit integers up, out of their range.
-            beyond = 2.0 ** (8 * dtype.itemsize - (dtype.kind == "i"))
-            values = np.minimum(np.rint(values), np.nextafter(beyond, 0))
-        return values.astype(dtype)
+        return cast((values.double().clamp(0, 1).cpu().numpy() * self.half + self.low / 2) * 2, dtype)
 
 
 class Source(ABC):
@@ -159,6 +153,19 @@ class ArraySource(Source):
         for strip in grid.boxes(level, STRIP_CELLS >> len(self.shape)):
             whole.crop(made, strip)[...] = down(self.read(child(strip, grid, level), level - 1))
         return made
+
+
+def cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats as a dtype: integers rounded and clipped to its range, bool from 1/2 on."""
+    if dtype.kind == "f":
+        return values.astype(dtype, copy=False)
+    if dtype.kind == "b":
+        return values >= 0.5
+    limits = np.iinfo(dtype)
+    high = float(limits.max)
+    # float64 rounds the largest 64-bit integer up, out of the range.
+    high = np.nextafter(high, 0) if int(high) > limits.max else high
+    return np.clip(np.rint(values), limits.min, high).astype(dtype)
 
 
 def points(shape: tuple[int, ...], level: int) -> Grid:

@@ -7,7 +7,7 @@ from conftest import make_source, random_box
 
 import datasets.source
 from datasets.grid import Box, Grid, down
-from datasets.source import ArraySource, Signal
+from datasets.source import ArraySource, Signal, cast
 
 
 def round_trip(array):
@@ -98,6 +98,16 @@ def test_values_outside_are_clipped_and_those_between_rounded(dtype):
     assert found[:4].tolist() == limits
     if dtype != np.float32:
         assert found[4:].tolist() == [signal.low, signal.low + 1]
+
+
+@pytest.mark.parametrize("name", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
+def test_integers_are_clipped_to_the_range_of_their_dtype(name):
+    dtype, limits = np.dtype(name), np.iinfo(name)
+    low, high, *middle = cast(np.array([limits.min - 1e19, limits.max + 1e19, 0.5, 1.5, 2.6]), dtype)
+    assert (low.dtype, middle) == (dtype, [0, 2, 3])
+    # The largest 64-bit integers are no float64.
+    assert low == limits.min and limits.max - 2**11 < int(high) <= limits.max
+    assert high == limits.max or dtype.itemsize == 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 3), (16, 32), (13, 37), (1, 1, 1), (5, 11, 7)])
