@@ -133,17 +133,9 @@ class Store:
         self._written = {name: file for name, file in self._written.items() if not name.startswith(prefix)}
         self._elsewhere = {name: path for name, path in self._elsewhere.items() if not name.startswith(prefix)}
 
-    def commit(self, facts: dict[str, Any]) -> None:
-        """Write what waits, then the journal with `facts` (JSON-able), then remove what it no longer names.
-
-        Raises:
-            OSError: something could not be written.
-        """
-        self.begin_commit(facts)
-        self.wait()
-
     def begin_commit(self, facts: dict[str, Any]) -> None:
-        """Begin a commit of what waits now, which nothing may change from here on.
+        """Begin a commit: of what waits now, which nothing may change from here on, then of the journal with `facts`
+        (JSON-able). What that no longer names is removed.
 
         Raises:
             OSError: something begun earlier could not be written.

@@ -32,6 +32,11 @@ def piece(number):
     }
 
 
+def commit(store, facts=None):
+    store.begin_commit(facts or {})
+    store.wait()
+
+
 def found(folder):
     """What a new process finds: the facts, and every piece that the journal names."""
     store = Store(folder)
@@ -50,7 +55,7 @@ def test_pieces_and_facts_come_back(tmp_path):
     store = Store(tmp_path / "progress")
     store.keep("a", piece(1))
     store.keep("b", piece(2))
-    store.commit({"seconds": 1.5, "options": {"lr": 0.03}})
+    commit(store, {"seconds": 1.5, "options": {"lr": 0.03}})
     facts, pieces = found(tmp_path / "progress")
     assert (facts["seconds"], facts["options"]) == (1.5, {"lr": 0.03})
     assert same(pieces, {"a": piece(1), "b": piece(2)})
@@ -58,13 +63,13 @@ def test_pieces_and_facts_come_back(tmp_path):
 
 
 def test_a_commit_of_nothing_is_a_commit(tmp_path):
-    Store(tmp_path / "progress").commit({"seconds": 0})
+    commit(Store(tmp_path / "progress"), {"seconds": 0})
     assert found(tmp_path / "progress") == ({"seconds": 0}, {})
 
 
 def test_a_piece_that_is_not_in_the_journal_is_none(tmp_path):
     store = Store(tmp_path)
-    store.commit({})
+    commit(store)
     torch.save(piece(1), tmp_path / "stray.pt")
     store.keep("later", piece(2))
     assert store.piece("stray", CPU) is None and store.piece("later", CPU) is None
@@ -74,13 +79,13 @@ def test_pieces_stay_until_they_are_dropped_and_then_leave_the_disk(tmp_path):
     store = Store(tmp_path)
     for name in ("chunk_1_0", "chunk_1_1", "level_2", "point"):
         store.keep(name, piece(1))
-    store.commit({})
-    store.commit({"again": True})
+    commit(store)
+    commit(store, {"again": True})
     assert set(found(tmp_path)[1]) == {"chunk_1_0", "chunk_1_1", "level_2", "point"}
     store.drop("chunk_")
     store.keep("level_1", piece(3))
     assert len(found(tmp_path)[1]) == 4
-    store.commit({})
+    commit(store)
     assert set(found(tmp_path)[1]) == {"level_1", "level_2", "point"}
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -89,18 +94,18 @@ def test_a_piece_dropped_before_its_commit_is_never_written(tmp_path):
     store = Store(tmp_path)
     store.keep("point", piece(1))
     store.drop("point")
-    store.commit({})
+    commit(store)
     assert [file.name for file in tmp_path.iterdir()] == [JOURNAL]
 
 
 def test_a_later_process_goes_on_with_the_pieces(tmp_path):
     store = Store(tmp_path)
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     store = Store(tmp_path)
     store.read()
     store.keep("b", piece(2))
-    store.commit({})
+    commit(store)
     assert set(found(tmp_path)[1]) == {"a", "b"}
 
 
@@ -115,7 +120,7 @@ def test_a_kill_within_a_commit_leaves_the_last_commit_or_the_new_one(tmp_path, 
     store = Store(tmp_path)
     store.keep("chunk_1_0", piece(1))
     store.keep("point", piece(2))
-    store.commit({"seconds": 1})
+    commit(store, {"seconds": 1})
     last = found(tmp_path)
     left = writes
 
@@ -144,7 +149,7 @@ def test_a_kill_within_a_commit_leaves_the_last_commit_or_the_new_one(tmp_path, 
     for name, number in (("level_1", 5), ("chunk_0_0", 6), ("point", 7)):
         store.keep(name, piece(number))
     with pytest.raises(Killed):
-        store.commit({"seconds": 2})
+        commit(store, {"seconds": 2})
     new = {"seconds": 2}, {"chunk_0_0": piece(6), "level_1": piece(5), "point": piece(7)}
     assert same(found(tmp_path), last) or (writes == 3 and moment == "after" and same(found(tmp_path), new))
 
@@ -152,7 +157,7 @@ def test_a_kill_within_a_commit_leaves_the_last_commit_or_the_new_one(tmp_path, 
 def test_a_kill_while_old_pieces_are_removed_leaves_the_new_commit(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     store.drop("a")
     store.keep("b", piece(2))
     unlink = type(tmp_path).unlink
@@ -164,17 +169,17 @@ def test_a_kill_while_old_pieces_are_removed_leaves_the_new_commit(tmp_path, mon
 
     monkeypatch.setattr(type(tmp_path), "unlink", killed)
     with pytest.raises(Killed):
-        store.commit({})
+        commit(store)
     monkeypatch.undo()
     assert same(found(tmp_path)[1], {"b": piece(2)})
 
 
 def test_what_a_killed_write_left_behind_is_removed_by_the_next_commit(tmp_path):
     store = Store(tmp_path)
-    store.commit({})
+    commit(store)
     (tmp_path / f".point.{os.getpid() + 1}.part.pt").write_bytes(b"half")
     store.keep("point", piece(1))
-    store.commit({})
+    commit(store)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -182,18 +187,18 @@ def test_clear_leaves_nothing_and_can_be_repeated(tmp_path):
     store = Store(tmp_path / "progress")
     store.clear()
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     store.clear()
     store.clear()
     assert not store.exists and not (tmp_path / "progress").exists()
-    store.commit({"fresh": True})
+    commit(store, {"fresh": True})
     assert found(tmp_path / "progress") == ({"fresh": True}, {})
 
 
 def test_a_kill_within_clear_leaves_a_run_or_none_but_never_half_of_one(tmp_path, monkeypatch):
     store = Store(tmp_path / "progress")
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     unlink, calls = type(tmp_path).unlink, []
 
     def once(path, **options):
@@ -233,7 +238,7 @@ def test_a_damaged_journal_is_one_line(tmp_path, text):
 def test_a_damaged_or_missing_piece_is_one_line(tmp_path, damage):
     store = Store(tmp_path)
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     for file in tmp_path.iterdir():
         if file.name != JOURNAL:
             file.unlink() if damage is None else file.write_bytes(damage)
@@ -268,7 +273,7 @@ def rows_of(store, *names):
 
 def test_rows_are_written_at_once_and_believed_with_the_next_commit(tmp_path):
     store = Store(tmp_path / "progress")
-    store.commit({})
+    commit(store)
     for name, n in (("rows_0_0", 4), ("rows_0_1", 0), ("rows_0_2", 2)):
         store.write(name, halves(table(n)))
     store.write("rows_1_0", halves(table(9)))
@@ -277,11 +282,11 @@ def test_rows_are_written_at_once_and_believed_with_the_next_commit(tmp_path):
     assert torch.equal(rows.take(torch.arange(6)), torch.cat([table(4), table(2)]))
     later = Store(tmp_path / "progress")
     assert not later.read()["pieces"]
-    store.commit({})
+    commit(store)
     later = Store(tmp_path / "progress")
     later.read()
     assert torch.equal(rows_of(later, "rows_0_2", "rows_0_0").take(torch.arange(6)), torch.cat([table(2), table(4)]))
-    later.commit({})
+    commit(later)
     assert torch.equal(rows.take(torch.arange(4)), table(4))
 
 
@@ -289,7 +294,7 @@ def test_rows_of_another_process_are_found_by_a_later_session(tmp_path):
     first, second = Store(tmp_path / "progress"), Store(tmp_path / "progress", 1)
     for store, name, n in ((first, "rows_0_0", 4), (second, "rows_0_4", 2)):
         store.write(name, halves(table(n)))
-        store.commit({})
+        commit(store)
     later = Store(tmp_path / "progress")
     later.read()
     assert torch.equal(rows_of(later, "rows_0_4", "rows_0_0").take(torch.arange(6)), torch.cat([table(2), table(4)]))
@@ -299,19 +304,19 @@ def test_rows_of_another_process_are_found_by_a_later_session(tmp_path):
 
 def test_rows_written_before_a_kill_are_removed_by_the_next_commit(tmp_path):
     store = Store(tmp_path)
-    store.commit({})
+    commit(store)
     store.write("rows_0_0", halves(table(4)))
     rows_of(store, "rows_0_0")
     store = Store(tmp_path)
     store.read()
-    store.commit({})
+    commit(store)
     assert [file.name for file in tmp_path.iterdir()] == [JOURNAL]
 
 
 def test_rows_of_which_the_file_is_gone_are_one_line(tmp_path):
     store = Store(tmp_path)
     store.write("rows_0_0", halves(table(4)))
-    store.commit({})
+    commit(store)
     next(tmp_path.glob("*.rows")).unlink()
     with pytest.raises(UserError, match="--resume"):
         rows_of(store, "rows_0_0")
@@ -321,7 +326,7 @@ def test_rows_of_which_the_file_is_gone_are_one_line(tmp_path):
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_last_commit(tmp_path, what):
     store = Store(tmp_path)
     store.keep("a", piece(1))
-    store.commit({"seconds": 1})
+    commit(store, {"seconds": 1})
     before = found(tmp_path)
     if what == "rows":
         store.write("rows_0_0", halves(torch.zeros(100000, 3)))
@@ -334,7 +339,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_last_commit(
         with pytest.raises(OSError) as error:
             if what == "rows":
                 store.write("rows_0_1", halves(torch.zeros(100000, 3)))
-            store.commit({"seconds": 2})
+            commit(store, {"seconds": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -351,7 +356,7 @@ def test_code_in_a_piece_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "progress")
     store.keep("a", piece(1))
-    store.commit({})
+    commit(store)
     for file in (tmp_path / "progress").glob("*.pt"):
         torch.save(Bomb(), file)
     with pytest.raises(UserError):
@@ -361,9 +366,9 @@ def test_code_in_a_piece_is_not_run(tmp_path, monkeypatch):
 
 def test_facts_that_are_no_json_leave_the_last_commit(tmp_path):
     store = Store(tmp_path)
-    store.commit({"seconds": 1})
+    commit(store, {"seconds": 1})
     with pytest.raises(ValueError):
-        store.commit({"seconds": float("nan")})
+        commit(store, {"seconds": float("nan")})
     assert json.loads((tmp_path / JOURNAL).read_text())["seconds"] == 1
 
 
@@ -375,7 +380,7 @@ def three_processes(folder):
         store = Store(folder, number)
         for name in names:
             store.keep(name, piece(number + 1))
-        store.commit({"seconds": number})
+        commit(store, {"seconds": number})
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -395,7 +400,7 @@ def test_a_process_that_commits_removes_only_its_own_old_files(tmp_path):
     store.drop("chunk_1_")
     assert store.names == ["level_2"]
     store.keep("chunk_0_0_5_3", piece(7))
-    store.commit({})
+    commit(store)
     assert all(path.read_bytes() == bytes_ for path, bytes_ in before.items())
     assert sorted(path.name.split(".")[0] for path in (tmp_path / "process_1").iterdir()) == [
         "chunk_0_0_5_3",
@@ -419,7 +424,7 @@ def test_nothing_counts_without_the_journal_of_the_first_process_and_clear_takes
 def test_after_a_commit_that_failed_there_is_no_other(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.keep("a", piece(1))
-    store.commit({"seconds": 1})
+    commit(store, {"seconds": 1})
     before = (tmp_path / JOURNAL).read_text()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -429,5 +434,5 @@ def test_after_a_commit_that_failed_there_is_no_other(tmp_path, monkeypatch):
             store.wait()
     for _ in range(2):
         with pytest.raises(OSError, match="No space"):
-            store.commit({"seconds": 3})
+            commit(store, {"seconds": 3})
     assert (tmp_path / JOURNAL).read_text() == before
