@@ -307,6 +307,25 @@ def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys, epochs, monke
     assert same_model("x", "straight")
 
 
+def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypatch, epochs):
+    # The clock of a session stands still until so many rounds are trained.
+    rounds = 5
+    monkeypatch.setattr(models.miner.Miner, "_session", property(lambda _: 1e3 if len(epochs) >= rounds else 0.0))
+    argv = ["--b_chunks", "7", "--val_freq", "3", "--max_time", "10", "--prune_thr", "1e-9"]
+    stopped = run("--exp_name", "x", *argv)
+    before = tensors("x")
+    # Of the finest level's chunks one is done, with all its six epochs, and one is in flight, with three.
+    pieces = {path.name.split(".")[0] for path in Path("ckpts/x/progress").glob("*.pt")}
+    assert len(epochs) == 5 and {"level_1", "chunk_0_0_5_6", "chunk_0_5_10_3"} <= pieces
+    assert before["0.blocks"].max() >= 5
+    epochs.clear()
+    rounds = 0
+    again = train(*opt.parse(["--exp_name", "x", "--resume", "--max_time", "10", "--quiet"]))
+    assert epochs == [] and again["stopped_early"] and again["psnr"] == stopped["psnr"]
+    after = tensors("x")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_a_kill_while_the_figures_are_measured_loses_none_of_them():
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr("result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
