@@ -183,8 +183,13 @@ class Options:
     quiet: bool = option(False, "no progress on stderr", action="store_true")
 
 
+def _levels(o: Options) -> int | None:
+    """The levels of the pyramid where the options say how many; one number of epochs does not."""
+    return o.n_scales or (len(o.num_epochs) if o.num_epochs and len(o.num_epochs) > 1 else None)
+
+
 def _one_level(o: Options) -> bool:
-    return o.n_scales == 1
+    return _levels(o) == 1
 
 
 def _no_residual(o: Options) -> bool:
@@ -206,14 +211,16 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
      "networks that have neither a Gaussian layer nor a sin output"),
     (("output_start",), lambda o: o.solve_start, "--solve_start, which solves the output layer"),
     (("weight_sharing",), lambda o: o.weight_sharing != "none" and _one_level(o), "--n_scales 1"),
-    (("weight_sharing",), lambda o: o.weight_sharing == "paper" and o.n_scales == 2,
-     "--n_scales 2, as it begins at the third level"),
+    (("weight_sharing",), lambda o: o.weight_sharing == "paper" and _levels(o) == 2,
+     "--n_scales 2 or two --num_epochs, as it begins at the third level"),
     (("weight_sharing",), lambda o: _no_hidden_layer(o) and
      (o.weight_sharing == "inherit" or (o.weight_sharing == "exact" and o.pyr == "laplacian")),
      "--n_layers 1, which has no hidden layer to inherit"),
     (("beta2",), lambda o: o.optimizer not in ("radam", "adam"), "an --optimizer other than radam and adam"),
-    (("prune_thr",), lambda o: bool(o.num_epochs) and max(o.num_epochs) <= o.val_freq,
+    (("prune_thr",), lambda o: max(o.num_epochs or (DEFAULTS[o.task]["last_epochs"],)) <= o.val_freq,
      "--val_freq at --num_epochs or above, where training ends before a pruning"),
+    (("precision",), lambda o: o.engine == "reference" and o.precision != "float32",
+     "--engine reference, which has float32"),
 )  # fmt: skip
 
 
@@ -322,7 +329,7 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
     _refuse(
         math.prod(patch) > 2**20, "patch_size", f"{_words(patch)} has more than a million cells: use smaller blocks"
     )
-    n_scales = o.n_scales or (len(o.num_epochs) if o.num_epochs and len(o.num_epochs) > 1 else _scales(shape, patch))
+    n_scales = _levels(o) or _scales(shape, patch)
     most = max(shape).bit_length() + 1
     _refuse(
         n_scales > most,

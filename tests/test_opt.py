@@ -68,7 +68,7 @@ def test_a_command_without_its_backslash_is_refused_and_not_guessed():
 OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_scales 3 --batch_size 7 --no-use_pe
     --n_layers 2 --n_hidden 9 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
     --activation sine --omega_0 25 --weight_sharing inherit --output_start 0.5
-    --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine reference
+    --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine fused
     --precision tf32 --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
 
 
@@ -80,7 +80,7 @@ def test_every_option_is_read():
     assert o == Options(
         task="image", path="a.png", input_size=(64, 32), patch_size=(8, 4), n_scales=3, batch_size=7, use_pe=False,
         n_layers=2, n_hidden=9, num_epochs=(1, 2, 3), lr=0.01, optimizer="yogi", target_psnr=38.5, val_freq=3,
-        pyr="gaussian", b_chunks=5, engine="reference", seed=11, exp_name="x", max_time=3723, log_image=True,
+        pyr="gaussian", b_chunks=5, engine="fused", seed=11, exp_name="x", max_time=3723, log_image=True,
         quiet=True, plan=True, activation="sine", omega_0=25.0, weight_sharing="inherit", output_start=0.5,
         coarse_share=0.9, solve_start=False, preset="miner_pl", memory=3 * 2**29, precision="tf32",
     )  # fmt: skip
@@ -341,6 +341,7 @@ IDLE = [
     ("--n_scales 1", "--coarse_share 0.1"),
     ("--n_scales 1", "--weight_sharing exact"),
     ("--n_scales 2", "--weight_sharing paper"),
+    ("--num_epochs 2 3", "--weight_sharing paper"),
     ("--n_layers 1", "--weight_sharing inherit"),
     ("--n_layers 1", "--weight_sharing exact"),
     ("--pyr gaussian", "--output tanh"),
@@ -351,7 +352,9 @@ IDLE = [
     ("--activation sine --pyr gaussian", "--a 0.5"),
     ("--n_layers 1 --output tanh", "--a 0.5"),
     ("--solve_start", "--output_start 1"),
-    ("--num_epochs 3 --val_freq 3", "--prune_thr 1e-6"),
+    ("--n_scales 3 --num_epochs 3 --val_freq 3", "--prune_thr 1e-6"),
+    ("--val_freq 200", "--prune_thr 1e-6"),
+    ("--engine reference", "--precision tf32"),
 ]
 
 
@@ -377,6 +380,11 @@ def test_an_option_that_changes_nothing_is_refused(command, added):
         "--n_layers 1 --a 0.5",
         "--weight_sharing exact --n_layers 1 --pyr gaussian",
         "--num_epochs 50 100 --val_freq 50 --prune_thr 1e-6",
+        "--val_freq 199 --prune_thr 1e-6",
+        "--num_epochs 7 --weight_sharing paper",
+        "--num_epochs 7 8 9 --weight_sharing paper",
+        "--preset paper --num_epochs 7 8",
+        "--engine reference --precision float32",
         "--preset paper --n_scales 1",
         "--preset paper --pyr gaussian",
         "--preset miner_pl --solve_start",

@@ -256,8 +256,9 @@ def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys)
 @pytest.mark.parametrize(("command", "added"), IDLE)
 def test_an_option_that_is_refused_as_idle_would_change_nothing(command, added, monkeypatch):
     usual = ["--input_size", "24", "16", "--patch_size", "8", "--quiet", *command.split()]
-    usual += [] if "--n_scales" in command else ["--n_scales", "3"]
-    usual += [] if "--num_epochs" in command else ["--num_epochs", "2"]
+    _, given = opt.parse(command.split())
+    usual += [] if given & {"n_scales", "num_epochs"} else ["--n_scales", "3"]
+    usual += [] if "num_epochs" in given else ["--num_epochs", "2"]
     monkeypatch.setattr(opt, "IDLE", ())
     alone, both = (train(*opt.parse(argv)) for argv in (usual, [*usual, *added.split()]))
     assert (alone["psnr"], alone["psnr_worst_block"]) == (both["psnr"], both["psnr_worst_block"])
