@@ -14,7 +14,7 @@ from datasets.source import Source
 from memory import Limits
 from metrics import psnr
 from models import model_file
-from opt import Options
+from options import Options
 from ranks import Ranks
 from report import quality, shape_distance
 from session import source_files, to_go_on

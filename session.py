@@ -14,7 +14,7 @@ from typing import Any
 
 import opt
 from models.store import Store
-from opt import Options
+from options import Options
 from ranks import Lost, Ranks
 from utils import Done, Interrupted, UserError
 

@@ -24,7 +24,7 @@ from models.engine import choose_engine
 from models.engine.reference import CORES
 from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
-from opt import Options
+from options import Options
 from result import figures_of, say
 from session import (
     calm_lightning,
@@ -45,7 +45,7 @@ def train(options: Options, given: frozenset[str] = frozenset()) -> dict[str, An
     """Fit one signal: writes ckpts/<exp_name>/model.safetensors and logs/<exp_name>/, and returns the figures.
 
     Args:
-        options: what is asked for (opt.Options).
+        options: what is asked for (options.Options).
         given: names of the options that were set by the user; a resume holds them against the run's.
 
     Raises:

@@ -13,7 +13,8 @@ from datasets import Place, open_source
 from datasets.source import Signal, Source
 from models import model_file
 from models.pyramid import Pyramid
-from opt import LEAST_MEMORY, Parser, memory_bytes
+from opt import Parser, memory_bytes
+from options import LEAST_MEMORY
 from utils import UserError, run_command
 from viewer.server import Server
 from viewer.site import Site

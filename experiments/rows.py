@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import opt
+from options import Options
 from utils import jsonable
 
 KEPT = (
@@ -163,13 +164,13 @@ def _figures(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _train(options: opt.Options, given: frozenset[str]) -> dict[str, Any]:
+def _train(options: Options, given: frozenset[str]) -> dict[str, Any]:
     from train import train
 
     return train(options, given)
 
 
-def _warm(options: opt.Options) -> None:
+def _warm(options: Options) -> None:
     """Compile the kernels of a run, so that its time does not hold it."""
     if options.task == "image":
         _train(dataclasses.replace(_tiny(options), path=None), frozenset())
@@ -177,7 +178,7 @@ def _warm(options: opt.Options) -> None:
         _train(options, frozenset())
 
 
-def _tiny(options: opt.Options) -> opt.Options:
+def _tiny(options: Options) -> Options:
     epochs = {"num_epochs": (1,), "val_freq": 1, "n_scales": 2}
     if options.task == "image":
         return dataclasses.replace(options, input_size=(70, 45), **epochs)

@@ -3,6 +3,7 @@
 import pytest
 
 import opt
+from options import TASKS
 from presets import PRESETS
 from utils import UserError
 
@@ -61,7 +62,7 @@ def test_only_what_the_command_line_gave_counts_as_given():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("task", opt.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_preset_settles_for_every_task(name, task):
     o = parse(f"--preset {name} --task {task} --path a", (64, 64) if task == "image" else (64, 64, 64))
     assert o.preset == name and len(o.num_epochs) == o.n_scales

@@ -17,15 +17,17 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
-from test_opt import IDLE
+from test_refusals import IDLE
 
 import memory
 import models.level_fit
 import models.miner
 import opt
+import refusals
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
 from models import model_file
+from options import SAVE_DTYPES
 from train import main, train
 from utils import UserError, run_command
 
@@ -128,7 +130,7 @@ def test_the_same_options_give_the_same_model_and_another_seed_another():
     assert same_model("a", "b") and not same_model("a", "c")
 
 
-@pytest.mark.parametrize("dtype", opt.SAVE_DTYPES)
+@pytest.mark.parametrize("dtype", SAVE_DTYPES)
 def test_how_chunks_are_cut_does_not_change_the_model(dtype):
     run("--exp_name", "whole", "--save_dtype", dtype)
     run("--exp_name", "cut", "--b_chunks", "3", "--save_dtype", dtype)
@@ -136,7 +138,7 @@ def test_how_chunks_are_cut_does_not_change_the_model(dtype):
 
 
 def test_a_smaller_dtype_makes_a_smaller_file_of_about_the_same_quality():
-    results = [run("--exp_name", dtype, "--save_dtype", dtype) for dtype in opt.SAVE_DTYPES]
+    results = [run("--exp_name", dtype, "--save_dtype", dtype) for dtype in SAVE_DTYPES]
     sizes = [result["model_bytes"] / result["n_params"] for result in results]
     assert sizes[0] > 1.6 * sizes[1] > 1.9 * sizes[2]
     assert all(abs(result["psnr"] - results[0]["psnr"]) < 0.5 for result in results)
@@ -259,7 +261,7 @@ def test_an_option_that_is_refused_as_idle_would_change_nothing(command, added, 
     _, given = opt.parse(command.split())
     usual += [] if given & {"n_scales", "num_epochs"} else ["--n_scales", "3"]
     usual += [] if "num_epochs" in given else ["--num_epochs", "2"]
-    monkeypatch.setattr(opt, "IDLE", ())
+    monkeypatch.setattr(refusals, "IDLE", ())
     alone, both = (train(*opt.parse(argv)) for argv in (usual, [*usual, *added.split()]))
     assert (alone["psnr"], alone["psnr_worst_block"]) == (both["psnr"], both["psnr_worst_block"])
 
