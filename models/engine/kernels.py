@@ -3,7 +3,8 @@
 The specification is models/engine/reference.py; the mathematics stands in docs/fused.md, with the letters used here.
 A program loads its block's weights and moments, runs all the steps of the round, and stores them. A step goes through
 its cells in tiles of TILE, adds up gradients and the square error, then updates. No program talks to another and
-nothing is added atomically: a block's result does not depend on its neighbours, bit for bit.
+nothing is added atomically: a block's result does not depend on its neighbours, bit for bit. How a row is loaded and
+stored is in `matrices`, what numbers go through in `arithmetic`.
 
 Letters, for one block. Layer j of L has weights W_j [in, out], biases b_j [out] and, but for a sigmoid, a scalar a_j:
 
@@ -41,172 +42,13 @@ import triton
 import triton.language as tl
 
 from losses import EPSILON
-from models.engine.reference import GAUSS, LN_4
+from models.engine.arithmetic import exp2, reciprocal, rounded, sin_cos, sqrt, times
+from models.engine.matrices import fold, load_matrix, load_row, store_matrix, store_row, zeros
+from models.engine.reference import LN_4
 
-_GAUSS = tl.constexpr(GAUSS)
 _KAPPA = tl.constexpr(-LN_4)
 _EPSILON = tl.constexpr(EPSILON)
 _MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
-_PER_TURN = tl.constexpr(0.15915494309189535)
-# 2 pi as a sum whose first part has few bits, so that its product with a number of turns is exact.
-_TURN_HIGH = tl.constexpr(6.28125)
-_TURN_LOW = tl.constexpr(0.0019353071795864769)
-# Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
-_ROUNDER = tl.constexpr(12582912.0)
-
-
-@triton.jit
-def _exp2(x, NATIVE: tl.constexpr):
-    if NATIVE:
-        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
-    else:
-        return tl.exp2(x)
-
-
-@triton.jit
-def _sqrt(x, NATIVE: tl.constexpr):
-    if NATIVE:
-        return tl.inline_asm_elementwise("sqrt.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
-    else:
-        return tl.sqrt(x)
-
-
-@triton.jit
-def _reciprocal(x, NATIVE: tl.constexpr):
-    if NATIVE:
-        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
-    else:
-        return 1.0 / x
-
-
-@triton.jit
-def _sin_cos(x, REDUCE: tl.constexpr, NATIVE: tl.constexpr):
-    """Sine and cosine to 2^-20 within half a turn of zero; REDUCE brings x there."""
-    if NATIVE:
-        if REDUCE:
-            turns = (x * _PER_TURN + _ROUNDER) - _ROUNDER
-            x = x - turns * _TURN_HIGH
-            x = x - turns * _TURN_LOW
-        sin = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
-        cos = tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
-        return sin, cos
-    else:
-        return tl.sin(x), tl.cos(x)
-
-
-@triton.jit
-def _round(x, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
-    """x as operand. Two at a time: left alone the compiler converts some one by one, at a quarter of the rate."""
-    if NATIVE and OPERAND == tl.bfloat16:
-        return tl.inline_asm_elementwise(
-            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [x], tl.bfloat16, is_pure=True, pack=2
-        )
-    else:
-        return x.to(OPERAND)
-
-
-@triton.jit
-def _times(x, y, OPERAND: tl.constexpr, NATIVE: tl.constexpr):
-    """The product of operands, two at a time."""
-    if NATIVE and OPERAND == tl.bfloat16:
-        return tl.inline_asm_elementwise(
-            "{ .reg .b32 zero; mov.b32 zero, 0x80008000; fma.rn.bf16x2 $0, $1, $2, zero; }",
-            "=r,r,r",
-            [x, y],
-            tl.bfloat16,
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        return x * y
-
-
-@triton.jit
-def _zeros(K: tl.constexpr, N: tl.constexpr):
-    return tl.zeros((K, N), tl.float32)
-
-
-@triton.jit
-def _matrix(at, rows: tl.constexpr, cols: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
-    """Pointers [K, N] to a matrix [rows, cols] at `at`, and which of them are inside."""
-    r = tl.arange(0, K)[:, None]
-    c = tl.arange(0, N)[None, :]
-    return at + r * cols + c, (r < rows) & (c < cols)
-
-
-@triton.jit
-def _load_matrix(base, i: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-                 KS: tl.constexpr, NS: tl.constexpr):  # fmt: skip
-    at, inside = _matrix(base + FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
-    return tl.load(at, mask=inside, other=0.0)
-
-
-@triton.jit
-def _store_matrix(base, value, i: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-                  KS: tl.constexpr, NS: tl.constexpr):  # fmt: skip
-    at, inside = _matrix(base + FIRST[i], ROWS[i], COLS[i], KS[i], NS[i])
-    tl.store(at, value, mask=inside)
-
-
-@triton.jit
-def _load(base, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr, NS: tl.constexpr,
-          BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr, APART: tl.constexpr):  # fmt: skip
-    """A row of `base` as matrices, biases and scalars; what a network does not have is zero, or one where it scales."""
-    matrices = ()
-    biases = ()
-    scalars = ()
-    for i in tl.static_range(len(FIRST)):
-        if i < APART:
-            matrices = matrices + (tl.zeros((1, 1), tl.float32),)
-        else:
-            matrices = matrices + (_load_matrix(base, i, FIRST, ROWS, COLS, KS, NS),)
-    for j in tl.static_range(len(BIAS)):
-        if BIAS[j] >= 0:
-            c = tl.arange(0, NS[CHUNKS - 1 + j])
-            biases = biases + (tl.load(base + BIAS[j] + c, mask=c < COLS[CHUNKS - 1 + j], other=0.0),)
-        else:
-            biases = biases + (tl.zeros((1,), tl.float32),)
-        if A_AT[j] >= 0:
-            scalars = scalars + (tl.load(base + A_AT[j]),)
-        else:
-            scalars = scalars + (tl.full((), 1.0, tl.float32),)
-    return matrices, biases, scalars
-
-
-@triton.jit
-def _store(base, matrices, biases, scalars, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-           KS: tl.constexpr, NS: tl.constexpr, BIAS: tl.constexpr, A_AT: tl.constexpr, CHUNKS: tl.constexpr,
-           APART: tl.constexpr):  # fmt: skip
-    for i in tl.static_range(APART, len(FIRST)):
-        _store_matrix(base, matrices[i], i, FIRST, ROWS, COLS, KS, NS)
-    for j in tl.static_range(len(BIAS)):
-        if BIAS[j] >= 0:
-            c = tl.arange(0, NS[CHUNKS - 1 + j])
-            tl.store(base + BIAS[j] + c, biases[j], mask=c < COLS[CHUNKS - 1 + j])
-        if A_AT[j] >= 0:
-            tl.store(base + A_AT[j], scalars[j])
-
-
-@triton.jit
-def _fold(rows, W, b, a, FIRST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, KS: tl.constexpr,
-          NS: tl.constexpr, LAYER: tl.constexpr, BIAS: tl.constexpr, APART: tl.constexpr,
-          OPERAND: tl.constexpr):  # fmt: skip
-    """s_j, A_i and c_j of the weights as they stand."""
-    s = ()
-    A = ()
-    c = ()
-    for j in tl.static_range(len(BIAS)):
-        if j < len(BIAS) - 1:
-            s = s + (_GAUSS / a[j],)
-        else:
-            s = s + (a[j],)
-        c = c + (b[j] * s[j],)
-    for i in tl.static_range(len(FIRST)):
-        if i < APART:
-            A = A + ((_load_matrix(rows, i, FIRST, ROWS, COLS, KS, NS) * s[LAYER[i]]).to(OPERAND),)
-        else:
-            A = A + ((W[i] * s[LAYER[i]]).to(OPERAND),)
-    return s, A, c
 
 
 @triton.jit
@@ -219,7 +61,7 @@ def _encoded(table, cell, k: tl.constexpr, CHUNKS: tl.constexpr, K: tl.constexpr
 def _affine(j: tl.constexpr, h, cell, table, A, c, KS: tl.constexpr, NS: tl.constexpr, BIAS: tl.constexpr,
             CHUNKS: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
     """u_j [TILE, out] = h A_j + c_j; of a first layer in chunks, h is fetched chunk by chunk."""
-    u = _zeros(TILE, NS[CHUNKS - 1 + j])
+    u = zeros(TILE, NS[CHUNKS - 1 + j])
     if BIAS[j] >= 0:
         u += c[j][None, :]
     if j > 0 or CHUNKS == 1:
@@ -235,7 +77,7 @@ def _update(w, m, v, g, adaptive, plain, eps, BETA_1: tl.constexpr, BETA_2: tl.c
     """One step of RAdam or Adam on parameters w with moments m, v and gradient g (`step_coefficients`)."""
     m = m + (g - m) * (1 - BETA_1)
     v = v * BETA_2 + (1 - BETA_2) * g * g
-    return w - m * (adaptive * _reciprocal(_sqrt(v, NATIVE) + eps, NATIVE) + plain), m, v
+    return w - m * (adaptive * reciprocal(sqrt(v, NATIVE) + eps, NATIVE) + plain), m, v
 
 
 # What varies from run to run but not in the code is no reason to compile again.
@@ -275,24 +117,24 @@ def train(
     channel = tl.arange(0, NS[M - 1])[None, :]
     lane = tl.arange(0, TILE)
 
-    W, b, a = _load(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
-    Wm, bm, am = _load(first, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
-    Wv, bv, av = _load(second, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    W, b, a = load_row(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    Wm, bm, am = load_row(first, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    Wv, bv, av = load_row(second, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
 
     cell = tl.load(cells + lane, mask=lane < count, other=0)
     x = _encoded(table, cell, 0, CHUNKS, KS[0])
     target = tl.load(targets + channel * p + cell[:, None], mask=channel < CHANNELS, other=0.0)
     for step in range(steps):
-        s, A, c = _fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, APART, OPERAND)
+        s, A, c = fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, APART, OPERAND)
         dA = ()
         for i in tl.static_range(M):
-            dA = dA + (_zeros(KS[i], NS[i]),)
+            dA = dA + (zeros(KS[i], NS[i]),)
         dc = ()
         for j in tl.static_range(L):
             if BIAS[j] >= 0:
-                dc = dc + (_zeros(16, NS[CHUNKS - 1 + j]),)
+                dc = dc + (zeros(16, NS[CHUNKS - 1 + j]),)
             else:
-                dc = dc + (_zeros(1, 1),)
+                dc = dc + (zeros(1, 1),)
         square = tl.zeros((TILE,), tl.float32)
 
         for start in range(0, count, TILE):
@@ -311,22 +153,22 @@ def train(
             below = x
             for j in tl.static_range(L - 1):
                 u = _affine(j, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
-                below = _round(_exp2(-u * u, NATIVE), OPERAND, NATIVE)
+                below = rounded(exp2(-u * u, NATIVE), OPERAND, NATIVE)
                 h = h + (below,)
-                d = d + (_times(_round(u, OPERAND, NATIVE), below, OPERAND, NATIVE),)
+                d = d + (times(rounded(u, OPERAND, NATIVE), below, OPERAND, NATIVE),)
             z = _affine(L - 1, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
 
             real = (start + lane < count)[:, None] & (channel < CHANNELS)
             if SIN:
-                sin, cos = _sin_cos(z, EXACT, NATIVE)
+                sin, cos = sin_cos(z, EXACT, NATIVE)
                 miss = tl.where(real, sin * amplitude - target, 0.0)
                 e = miss * cos
             else:
-                y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
+                y = reciprocal(1.0 + exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
                 miss = tl.where(real, y - target, 0.0)
                 e = miss * y * (1.0 - y)
             square += tl.sum(miss * miss, axis=1)
-            e = _round(e, OPERAND, NATIVE)
+            e = rounded(e, OPERAND, NATIVE)
 
             # From the last layer down, so these tuples grow at their front.
             more = ()
@@ -339,7 +181,7 @@ def train(
                 if j > 0:
                     more = (tl.dot(tl.trans(h[j - 1]), e, dA[CHUNKS - 1 + j], input_precision=DOT),) + more
                     below = tl.dot(e, tl.trans(A[CHUNKS - 1 + j]), input_precision=DOT)
-                    e = _times(_round(below, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
+                    e = times(rounded(below, OPERAND, NATIVE), d[j - 1], OPERAND, NATIVE)
                 elif CHUNKS == 1:
                     more = (tl.dot(tl.trans(x), e, dA[0], input_precision=DOT),) + more
                 else:
@@ -365,7 +207,7 @@ def train(
             scale = unit
             for _ in tl.static_range(L - 1 - j):
                 scale *= _KAPPA
-            product = _zeros(KS[CHUNKS - 1 + j], NS[CHUNKS - 1 + j])
+            product = zeros(KS[CHUNKS - 1 + j], NS[CHUNKS - 1 + j])
             for i in tl.static_range(M):
                 if LAYER[i] == j:
                     g = dA[i]
@@ -373,17 +215,17 @@ def train(
                     if ROWS[i] < KS[i]:
                         g = tl.where(tl.arange(0, KS[i])[:, None] < ROWS[i], g, 0.0)
                     if i < APART:
-                        w = _load_matrix(rows, i, FIRST, ROWS, COLS, KS, NS)
-                        m = _load_matrix(first, i, FIRST, ROWS, COLS, KS, NS)
-                        v = _load_matrix(second, i, FIRST, ROWS, COLS, KS, NS)
+                        w = load_matrix(rows, i, FIRST, ROWS, COLS, KS, NS)
+                        m = load_matrix(first, i, FIRST, ROWS, COLS, KS, NS)
+                        v = load_matrix(second, i, FIRST, ROWS, COLS, KS, NS)
                     else:
                         w, m, v = W[i], Wm[i], Wv[i]
                     product += g * w
                     w, m, v = _update(w, m, v, g * (scale * s[j]), adaptive, plain, eps, BETA_1, BETA_2, NATIVE)
                     if i < APART:
-                        _store_matrix(rows, w, i, FIRST, ROWS, COLS, KS, NS)
-                        _store_matrix(first, m, i, FIRST, ROWS, COLS, KS, NS)
-                        _store_matrix(second, v, i, FIRST, ROWS, COLS, KS, NS)
+                        store_matrix(rows, w, i, FIRST, ROWS, COLS, KS, NS)
+                        store_matrix(first, m, i, FIRST, ROWS, COLS, KS, NS)
+                        store_matrix(second, v, i, FIRST, ROWS, COLS, KS, NS)
                         new_W, new_Wm, new_Wv = new_W + (W[i],), new_Wm + (Wm[i],), new_Wv + (Wv[i],)
                     else:
                         new_W, new_Wm, new_Wv = new_W + (w,), new_Wm + (m,), new_Wv + (v,)
@@ -416,9 +258,9 @@ def train(
             # Other threads read what these have stored.
             tl.debug_barrier()
 
-    _store(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
-    _store(first, Wm, bm, am, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
-    _store(second, Wv, bv, av, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    store_row(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    store_row(first, Wm, bm, am, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
+    store_row(second, Wv, bv, av, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, APART)
 
 
 @triton.jit(
@@ -445,8 +287,8 @@ def evaluate(
     rows += block * ROW
     amplitude = tl.load(amplitudes + block)
     channel = tl.arange(0, NS[len(FIRST) - 1])[None, :]
-    W, b, a = _load(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, 0)
-    _, A, c = _fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, 0, OPERAND)
+    W, b, a = load_row(rows, FIRST, ROWS, COLS, KS, NS, BIAS, A_AT, CHUNKS, 0)
+    _, A, c = fold(rows, W, b, a, FIRST, ROWS, COLS, KS, NS, LAYER, BIAS, 0, OPERAND)
     square = tl.zeros((TILE,), tl.float32)
     count = p
     if ERRORS:
@@ -465,13 +307,13 @@ def evaluate(
         below = _encoded(table, cell, 0, CHUNKS, KS[0])
         for j in tl.static_range(L - 1):
             u = _affine(j, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
-            below = _round(_exp2(-u * u, NATIVE), OPERAND, NATIVE)
+            below = rounded(exp2(-u * u, NATIVE), OPERAND, NATIVE)
         z = _affine(L - 1, below, cell, table, A, c, KS, NS, BIAS, CHUNKS, TILE, DOT)
         if SIN:
-            sin, _cos = _sin_cos(z, True, NATIVE)
+            sin, _cos = sin_cos(z, True, NATIVE)
             y = sin * amplitude
         else:
-            y = _reciprocal(1.0 + _exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
+            y = reciprocal(1.0 + exp2(z * _MINUS_LOG2_E, NATIVE), NATIVE)
         real = (slot < count)[:, None] & (channel < CHANNELS)
         if ERRORS:
             miss = y - tl.load(targets + channel * p + cell[:, None], mask=real, other=0.0)
