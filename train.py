@@ -108,6 +108,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         memory = memory_of(options.memory, device, ranks.on_this_machine())
         place = Place(device, memory, nearest_folder(model_path))
         source = open_source(options.task, options.path, options.input_size, place)
+        for note in source.notes if group.first else ():
+            print(f"note: {note}", file=sys.stderr)
         options = opt.settle(options, source.shape)
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)

@@ -66,9 +66,11 @@ def _open_truth(path: str, pyramid: Pyramid, about: dict[str, Any], place: Place
         # What is held of it, or decoded into a scratch file, goes before the second comes.
         del source
         source = open_source(task, path, shape[::-1], place)
+    notes = source.notes
     if not source.held_bytes:
-        print(f"note: {path or 'the sample'} is read by region, and averaged down once before the page opens",
-              file=sys.stderr)  # fmt: skip
+        notes = *notes, f"{path or 'the sample'} is read by region, and averaged down once before the page opens"
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if source.shape != shape or source.signal != signal:
         found, wanted = (_words(*pair) for pair in ((source.shape, source.signal), (shape, signal)))
         raise UserError(f"--source {path}: is {found}, but the model was fitted to {wanted}: give that file")

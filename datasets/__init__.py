@@ -22,6 +22,7 @@ from datasets.resize import resized
 from datasets.samples import MAX_SIZE, TILE, planet
 from datasets.source import ArraySource, Signal, Source, levels_bytes, points
 from datasets.streamed_source import Reader, StreamedSource
+from datasets.tiff import page_count
 from datasets.volume import read_volume
 from datasets.zarr_array import ZarrArray
 from memory import Memory, memory_of
@@ -71,7 +72,10 @@ def _open_image(path: str | None, size: tuple[int, ...] | None, place: Place) ->
     reader, mode = _open_picture(Path(path), place)
     if size is not None and size != reader.shape[1::-1]:
         reader = _resized(path, reader, size, place)
-    return _source(path, reader, mode, place)
+    source = _source(path, reader, mode, place)
+    if Path(path).is_file() and (pages := page_count(Path(path))) > 1:
+        source.notes = (f"{path}: a TIFF of {pages} pages, of which the first is read",)
+    return source
 
 
 def _open_picture(path: Path, place: Place) -> tuple[Reader, str]:

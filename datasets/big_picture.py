@@ -12,10 +12,11 @@ import numpy as np
 
 from datasets.file_array import FileArray, handed
 from datasets.grid import Box
-from datasets.image import TIFF_STARTS, check_planes, tiff_tags, turned, turned_box
+from datasets.image import turned, turned_box
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import lenient
 from datasets.source import points
+from datasets.tiff import TIFF_STARTS, check_planes, tiff_tags
 from utils import UserError
 
 # Bytes of a strip that is decoded at once.

@@ -3,23 +3,18 @@
 Pillow decodes; OpenCV takes what Pillow would reduce to 8 bits or cannot hold (16-bit colour, float and signed TIFF).
 """
 
-import math
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from datasets.grid import Box
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import check_cv2_size, lenient, map_rows, row_blocks
+from datasets.tiff import TIFF_STARTS, check_planes, tiff_tags
 from utils import UserError
-
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_image(path: str | os.PathLike) -> tuple[np.ndarray, str]:
@@ -89,29 +84,6 @@ def decoded_bytes(path: Path) -> int:
     # Decoders report damage by any kind of exception.
     except Exception:
         return 0
-
-
-def tiff_tags(path: Path, header: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """The tags of the first page of a TIFF, given the first 16 bytes of the file."""
-    # Version 43 is BigTIFF, whose header is 16 bytes long.
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header if 43 in header[2:4] else header[:8])
-    with open(path, "rb") as file:
-        file.seek(tags.next)
-        tags.load(file)
-    return tags
-
-
-def check_planes(path: Path, tags: Mapping[int, Any]) -> None:
-    """Raise UserError for an OME-TIFF whose channels, slices or times are pages, of which only one would be read."""
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*", str(tags.get(270, "")))
-    if not pixels or "openmicroscopy" not in tags[270].lower():
-        return
-    sizes = {axis: int(n) for axis, n in re.findall(r'\bSize([CZT])="(\d+)"', pixels[0])}
-    pages = math.prod(sizes.values()) // (tags.get(277, 1) if sizes.get("C") == tags.get(277, 1) else 1)
-    if pages > 1:
-        told = ", ".join(f"{n} along {axis}" for axis, n in sizes.items())
-        raise UserError(f"{path}: an OME-TIFF of {pages} pages ({told}), of which one would be read: save it as one "
-                        ".npy array (y, x, channels), as OME-Zarr, or one page of it")  # fmt: skip
 
 
 def _read_header(path: Path) -> bytes:

@@ -90,6 +90,8 @@ class Source(ABC):
         self, shape: tuple[int, ...], signal: Signal, device: torch.device | str, about: dict[str, Any] | None = None
     ):
         self.shape, self.signal, self.device, self.about = tuple(shape), signal, torch.device(device), about or {}
+        # What is to be said of it, a line each.
+        self.notes: tuple[str, ...] = ()
 
     @property
     def raw_bytes(self) -> int:

@@ -63,6 +63,7 @@ FLOORS = {
     "datasets.source": 2,
     "datasets.streamed_source": 2,
     "datasets.surface": 2,
+    "datasets.tiff": 2,
     "datasets.volume": 2,
     "datasets.zarr_array": 2,
     "models.block_mlp": 2,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_box
+from test_tiff import write_pages
 
 from datasets import Place, open_source
 from datasets.image_writer import write_image
@@ -148,3 +149,14 @@ def test_an_absurd_size_is_refused_before_anything_is_done(tmp_path, size):
         open_source("image", str(tmp_path / "a.npy"), size, Place("cpu", LITTLE, tmp_path))
     with pytest.raises(UserError, match="--input_size"):
         open_source("image", None, size, Place("cpu", LITTLE, tmp_path))
+
+
+@pytest.mark.parametrize(("pages", "notes"), [(1, 0), (3, 1)])
+@pytest.mark.parametrize("size", [None, (45, 35)])
+def test_pages_that_are_not_read_are_noted(tmp_path, pages, notes, size):
+    pytest.importorskip("pyvips")
+    write_pages(tmp_path / "a.tif", pages)
+    for place in (Place(), Place("cpu", LITTLE, tmp_path)):
+        source = open_source("image", str(tmp_path / "a.tif"), size, place)
+        assert source.notes == (f"{tmp_path}/a.tif: a TIFF of 3 pages, of which the first is read",)[:notes]
+        assert source.shape == (size or (90, 70))[::-1]

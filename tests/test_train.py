@@ -18,6 +18,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from test_refusals import IDLE
+from test_tiff import write_pages
 
 import memory
 import models.level_fit
@@ -360,6 +361,12 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always)
 def test_an_unwritable_folder_is_one_line(capsys):
     Path("ckpts").write_text("a file where a folder should be")
     assert "ckpts" in refused(capsys, *TINY)
+
+
+def test_what_is_to_be_said_of_a_source_is_said_once(capsys):
+    write_pages("a.tif", 2)
+    train(*opt.parse(["--path", "a.tif", "--num_epochs", "1", "--quiet"]))
+    assert capsys.readouterr().err == "note: a.tif: a TIFF of 2 pages, of which the first is read\n"
 
 
 def test_plan_trains_nothing(capsys):
