@@ -108,7 +108,8 @@ class Options:
     )
     prune_thr: float | None = option(
         None,
-        "mean square error below which a block stops training (default: loss_thr if you give it, else a quarter of it)",
+        "mean square error below which a block stops training (default: loss_thr if you give it, and of a mesh; else a "
+        "quarter of it)",
         type=float,
         metavar="MSE",
     )
@@ -133,7 +134,8 @@ class Options:
     )
     precision: str | None = option(
         None,
-        "what the fused engine multiplies in training; sums and weights are float32 (default: bfloat16)",
+        "what the fused engine multiplies in training; sums and weights are float32 (default: bfloat16; tf32 where "
+        "--target_psnr is above 52)",
         choices=PRECISIONS,
     )
     save_dtype: str = option(
@@ -154,7 +156,7 @@ class Options:
         False, "go on with a run that was interrupted; its options need not be repeated", action="store_true"
     )
     log_image: bool = option(False, "show pictures in TensorBoard", action="store_true")
-    plan: bool = option(False, "print blocks, parameters, memory and time, and train nothing", action="store_true")
+    plan: bool = option(False, "print blocks, parameters, memory and time, and save nothing", action="store_true")
     quiet: bool = option(False, "no progress on stderr", action="store_true")
 
     @property

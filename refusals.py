@@ -102,7 +102,7 @@ def check(o: Options) -> None:
         f"{(o.exp_name or '')[:40]!r} is no folder name: use at most 200 letters, digits, . _ + -",
     )
     refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
-    refuse(o.resume and o.plan, "plan", "trains nothing, so there is nothing to --resume: leave one of them out")
+    refuse(o.resume and o.plan, "plan", "is of a whole run, and --resume of the rest of one: leave one of them out")
 
 
 def refuse_idle(o: Options, given: frozenset[str]) -> None:
