@@ -58,12 +58,12 @@ def test_seams_of_a_region_know_where_its_borders_are():
     error = level_cells((9, 9)).double()
     found = Seams((4, 4))
     found.add(error[3:, 2:], (3, 2))
-    want = Seams((4, 4))
     cut = torch.full((9, 9, 1), torch.nan, dtype=torch.float64)
     cut[3:, 2:] = error[3:, 2:]
-    want.add(cut, (0, 0))
-    steps = [cut.diff(dim=axis).abs().movedim(axis, 0)[3::4] for axis in (0, 1)]
-    assert found.border.total == pytest.approx(sum(step.nansum().item() for step in steps))
+    steps = [cut.diff(dim=axis).abs().movedim(axis, 0) for axis in (0, 1)]
+    border = sum(step[3::4].nansum().item() for step in steps)
+    assert found.border.total == pytest.approx(border)
+    assert found.inside.total == pytest.approx(sum(step.nansum().item() for step in steps) - border)
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((1, 1), (4, 4)), ((3, 4), (8, 8)), ((4, 4), (1, 1))])

@@ -143,7 +143,7 @@ def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
         return train_round(self, copy, window)
 
     models.level_fit.LevelFit.train = note
-    slow_first()
+    take_in_turns()
     results, memory_of = [], train.memory_of
     for argv in argvs:
         # So little that nothing is held.
@@ -153,22 +153,23 @@ def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
     return results, talk()
 
 
-def slow_first() -> None:
-    """Let the second process take chunks, however busy the machine is."""
+def take_in_turns() -> None:
+    """Let both processes take chunks, the second one first, however busy the machine is."""
     take = Group.take
 
-    def later(self, counter):
-        time.sleep(0.05 if self.first else 0)
+    def in_turn(self, counter):
+        while self._store.add(f"take/{counter}", 0) % 2 == self.number:
+            time.sleep(0.002)
         return take(self, counter)
 
-    Group.take = later
+    Group.take = in_turn
 
 
 def dying_fit(options, given) -> dict:
     """In each of two processes: a fit, in which the second is killed after two rounds."""
     models.miner.SECONDS_BETWEEN_COMMITS = 0
     models.level_fit.LEAST["cpu"] = 2
-    slow_first()
+    take_in_turns()
     if os.environ["RANK"] == "1":
         left, train_round = [1, 1], models.level_fit.LevelFit.train
 
