@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import random_pyramid
+from test_tiff import write_pages
 
 import view
 from datasets.grid import Grid
@@ -132,6 +133,12 @@ def test_a_source_of_another_size_is_resized_and_said(folder, serve, capsys):
     assert ask(server, "/tiles/source/-/0/0/0/0/0_0.png")[0] == 200
 
 
+def test_pages_of_a_source_that_are_not_read_are_said_once(folder, serve, capsys):
+    write_pages(folder / "pages.tif", 2)
+    serve(folder / "image.safetensors", str(folder / "pages.tif"))
+    assert capsys.readouterr().err.count("a TIFF of 2 pages, of which the first is read\n") == 1
+
+
 def test_a_source_that_does_not_fit_is_read_by_region(folder, serve, capsys):
     pytest.importorskip("pyvips")
     paths = [f"/tiles/{layer}/-/0/0/3/{zoom}/0_0.png" for layer in ("source", "error") for zoom in (0, 2)]
@@ -141,7 +148,7 @@ def test_a_source_that_does_not_fit_is_read_by_region(folder, serve, capsys):
     assert "truth.png is read by region" in capsys.readouterr().err
     assert [streamed.answer(path)[1] for path in paths] == [body for _, _, body in wanted]
     streamed.server_close()
-    assert {file.suffix for file in folder.iterdir()} <= {".png", ".safetensors", ".npy"}
+    assert {file.suffix for file in folder.iterdir()} <= {".png", ".safetensors", ".npy", ".tif"}
 
 
 @pytest.mark.parametrize("words", [["--memory", "1MB", "--source"], ["--memory", "1GiB"], ["--memory", "much"]])
