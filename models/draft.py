@@ -9,6 +9,7 @@ import json
 import math
 import os
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,7 +27,7 @@ from utils import atomic_write
 
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.
 TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
-# Bytes of rows that are packed and written at once, by how many threads, and how many parts may wait for them.
+# Bytes of rows that are packed and written at once, by how many threads, and how many chunks may wait for them.
 WRITTEN_BYTES, WRITERS, MOST_WAITING = 2**25, 4, 8
 # Bytes for the head of a file whose facts are not known yet.
 HEAD_ROOM = 2**16
@@ -51,6 +52,7 @@ class Draft:
         self._room = 0
         self._file = -1
         self._jobs: deque[Future] = deque()
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
         self._pool = ThreadPoolExecutor(WRITERS, "draft")
         self._open = contextlib.ExitStack()
 
@@ -84,34 +86,47 @@ class Draft:
             self._file = os.open(temporary, os.O_RDWR)
             self._open.callback(os.close, self._file)
         self._shapes, self._room = _shapes(levels), room
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
         self._places = {name: room + place for name, place in places.items()}
 
     def put_level(self, name: str, networks: BlockMLP) -> None:
         """Begin to write this process's share of a finished level."""
-        most = max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))
-        parts = [range(a, min(a + most, len(networks))) for a in range(0, len(networks), most)]
-        for part in self.ranks.share(parts):
-            self.put_part(name, networks, part)
+        self.put_part(name, networks, self.ranks.share(range(len(networks))))
 
     def put_part(self, name: str, networks: BlockMLP, part: range) -> None:
         """Begin to write networks of a finished level, by their positions."""
+        most = max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))
+        few = [part[a : a + most] for a in range(0, len(part), most)]
 
-        def tables() -> dict[str, Tensor]:
-            index = torch.arange(part.start, part.stop, device=networks.blocks.device)
-            rows, amplitude = networks.take(index)
-            packed = pack(networks.network, networks.dtype, rows)
-            return {"blocks": networks.blocks[index], "amplitude": amplitude, **packed}
+        def write(mine: list[range]) -> None:
+            for here in mine:
+                index = torch.arange(here.start, here.stop, device=networks.blocks.device)
+                rows, amplitude = networks.take(index)
+                packed = pack(networks.network, networks.dtype, rows)
+                self._write(name, here.start, {"blocks": networks.blocks[index], "amplitude": amplitude, **packed})
 
-        self.put(name, part.start, tables)
+        self._jobs += [self._pool.submit(write, few[n::WRITERS]) for n in range(min(WRITERS, len(few)))]
 
     def put(self, name: str, first: int, tables: Callable[[], dict[str, Tensor]]) -> None:
         """Begin to write some of a level's tables [n, ...], as `pack` names them, from position `first` on.
 
+        Waits while too many are on their way already.
+
         Raises:
             OSError: something begun earlier could not be written.
         """
-        self._settle(MOST_WAITING - 1)
-        self._jobs.append(self._pool.submit(self._write, name, first, tables))
+        with self._named():
+            while self._jobs and self._jobs[0].done():
+                self._jobs.popleft().result()
+
+        def write() -> None:
+            try:
+                self._write(name, first, tables())
+            finally:
+                self._waiting.release()
+
+        self._waiting.acquire()
+        self._jobs.append(self._pool.submit(write))
 
     def save(self, levels: Mapping[str, BlockMLP], header: dict[str, Any]) -> None:
         """Write what is missing, and give the file its name.
@@ -137,18 +152,18 @@ class Draft:
             self._open.close()
         self._shapes = None
 
-    def _write(self, name: str, first: int, tables: Callable[[], dict[str, Tensor]]) -> None:
-        for key, table in tables().items():
+    def _write(self, name: str, first: int, tables: dict[str, Tensor]) -> None:
+        for key, table in tables.items():
             if len(table):
                 view = memoryview(table.detach().cpu().contiguous().numpy()).cast("B")
                 _pwrite(self._file, view, self._places[f"{name}.{key}"] + first * (len(view) // len(table)))
         # While others pack: what is left to do at the end is little.
         os.fdatasync(self._file)
 
-    def _settle(self, most: int = 0) -> None:
-        """Wait until at most so many parts are on their way."""
+    def _settle(self) -> None:
+        """Wait until all that was put into place is on disk."""
         with self._named():
-            while len(self._jobs) > most:
+            while self._jobs:
                 self._jobs.popleft().result()
 
     def _drop(self) -> None:
