@@ -83,8 +83,9 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
         n_freq=n_freq, omega_0=(o.omega_0 or 30.0) if o.activation == "sine" else None,
         num_epochs=epochs if len(epochs) == n_scales else epochs * n_scales,
         batch_size=o.batch_size or usual["batch_size"], n_layers=o.n_layers or usual["n_layers"],
-        n_hidden=o.n_hidden or usual["n_hidden"], precision=o.precision or "bfloat16",
-        exp_name=o.exp_name or default_name(o),
+        n_hidden=o.n_hidden or usual["n_hidden"],
+        solve_start=usual["solve_start"] if o.solve_start is None else o.solve_start,
+        precision=o.precision or "bfloat16", exp_name=o.exp_name or default_name(o),
     )  # fmt: skip
 
 

@@ -18,11 +18,11 @@ OUTPUTS = ("sin", "tanh", "linear")
 # What a task takes where nothing is given.
 DEFAULTS = {
     "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200,
-              "loss_thr": 1e-4, "prune_share": 0.25},
+              "loss_thr": 1e-4, "prune_share": 0.25, "solve_start": False},
     "mesh": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 8, "last_epochs": 150,
-             "loss_thr": 5e-3, "prune_share": 1.0},
+             "loss_thr": 5e-3, "prune_share": 1.0, "solve_start": True},
     "volume": {"patch": 16, "batch_size": 512, "n_layers": 2, "n_hidden": 16, "last_epochs": 150,
-               "loss_thr": 1e-4, "prune_share": 0.25},
+               "loss_thr": 1e-4, "prune_share": 0.25, "solve_start": False},
 }  # fmt: skip
 LEAST_MEMORY = 2**26
 
@@ -77,8 +77,8 @@ class Options:
     weight_sharing: str = option(
         "none", "where a network begins: afresh, or as an heir of the coarser level's (docs/method.md)", choices=SHARING
     )
-    solve_start: bool = option(
-        False, "begin with the output layer in closed form", action=argparse.BooleanOptionalAction
+    solve_start: bool | None = option(
+        None, "begin with the output layer in closed form (default: of a mesh)", action=argparse.BooleanOptionalAction
     )
     use_amplitude: bool = option(
         True, "scale a block's output by its largest residual", action=argparse.BooleanOptionalAction
@@ -115,7 +115,7 @@ class Options:
     )
     target_psnr: float | None = option(
         None,
-        "sets loss_thr from a PSNR in dB and, of an image, width, patch and precision that reach it",
+        "aims at a PSNR in dB: sets loss_thr and, of an image, width, patch and precision; a miss is said",
         type=float,
         metavar="DB",
     )

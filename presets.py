@@ -12,6 +12,7 @@ _MINER_PL = {
     "output_start": 1.0,
     "coarse_share": 1.0,
     "solve_start": False,
+    "save_dtype": "float32",
 }
 _MINER_PL_IMAGE = _MINER_PL | {
     "patch_size": (32,), "batch_size": 256, "n_freq": 4, "n_layers": 3, "n_hidden": 20, "loss_thr": 1e-4,
@@ -33,8 +34,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "miner_pl": {"image": _MINER_PL_IMAGE, "mesh": _MINER_PL_GRID, "volume": _MINER_PL_GRID},
     "paper": {"image": _PAPER, "mesh": _PAPER, "volume": _PAPER},
 }
-# What --target_psnr takes for an image where neither width nor patch is given: up to so many dB, the fewest parameters
-# that reached it on both a 4096x2048 Moon and an 8192x4096 relief (docs/experiments.md).
+# What --target_psnr takes for an image where neither width nor patch is given: up to so many dB, the smallest of these
+# networks that reached it, with the usual epochs, on both a 4096x2048 Moon and an 8192x4096 relief
+# (docs/experiments.md). Small pictures, which hold more in each block, may miss it; longer training needs fewer
+# parameters.
 _BY_TARGET = (
     (31, {"patch_size": (64,), "n_hidden": 8}),
     (33, {"patch_size": (64,), "n_hidden": 16}),
@@ -56,8 +59,14 @@ _GIVES_WAY = {
 
 
 def by_target(psnr: float) -> dict[str, Any]:
-    """Width and patch of an image's networks, and the precision of their training, that reach a PSNR in dB."""
+    """Width and patch of an image's networks, and the precision of their training, for a PSNR in dB to aim at."""
     return next(values for most, values in _BY_TARGET if psnr <= most)
+
+
+def larger_target(psnr: float) -> float | None:
+    """The least PSNR in whole dB that `by_target` has larger networks for than for this one; None if it has none."""
+    most = next(most for most, _ in _BY_TARGET if psnr <= most)
+    return None if most == math.inf else most + 1
 
 
 def preset_values(given: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
     (("output", "use_amplitude"), _no_residual, "--pyr gaussian or --n_scales 1, where no level learns a residual"),
     (("a",), lambda o: (o.activation == "sine" or _no_hidden_layer(o)) and (o.output != "sin" or _no_residual(o)),
      "networks that have neither a Gaussian layer nor a sin output"),
-    (("output_start",), lambda o: o.solve_start, "--solve_start, which solves the output layer"),
+    (("output_start",), lambda o: DEFAULTS[o.task]["solve_start"] if o.solve_start is None else o.solve_start,
+     "--solve_start, also the default of a mesh, which solves the output layer"),
     (("weight_sharing",), lambda o: o.weight_sharing != "none" and _one_level(o), "--n_scales 1"),
     (("weight_sharing",), lambda o: o.weight_sharing == "paper" and o.levels == 2,
      "--n_scales 2 or two --num_epochs, as it begins at the third level"),
@@ -107,11 +108,19 @@ def check(o: Options) -> None:
 
 def refuse_idle(o: Options, given: frozenset[str]) -> None:
     """Raise UserError for an option that is given and changes nothing."""
+    for name, where in idle(o, given):
+        refuse(True, name, f"has no meaning with {where}: leave one of them out")
+
+
+def idle(o: Options, given: frozenset[str]) -> list[tuple[str, str]]:
+    """Options that are given and change nothing, and beside what; of settled options also what their levels make so."""
     usual = {item.name: item.default for item in dataclasses.fields(Options)}
-    for names, idle, where in IDLE:
-        for name in names:
-            changed = name in given and getattr(o, name) != usual[name]
-            refuse(changed and idle(o), name, f"has no meaning with {where}: leave one of them out")
+    return [
+        (name, where)
+        for names, changes_nothing, where in IDLE
+        for name in names
+        if name in given and getattr(o, name) != usual[name] and changes_nothing(o)
+    ]
 
 
 def words(values: tuple[int, ...] | None) -> str:

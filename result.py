@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from memory import Limits
 from metrics import psnr
 from models import model_file
 from options import Options
+from presets import larger_target
 from ranks import Ranks
 from report import quality, shape_distance
 from session import source_files, to_go_on
@@ -90,6 +92,8 @@ def say(result: dict[str, Any]) -> None:
                 "--n_scales 1 --n_hidden 28 --batch_size 256 --num_epochs 800"
                 f"{' --precision tf32' if result['engine'] == 'fused' else ''} (docs/method.md, Random pixels)"
             )
+    if options.target_psnr and result["psnr"] < options.target_psnr and not result["stopped_early"]:
+        print(_missed(options, result["psnr"]), file=sys.stderr)
     if options.task != "mesh":
         print(f"PSNR : {result['psnr']:.2f} dB", flush=True)
     elif math.isnan(result["iou"]):
@@ -98,3 +102,13 @@ def say(result: dict[str, Any]) -> None:
         if result["mean"] == 1:
             print("the grid is full: every cell is occupied, and there is no surface inside it")
         print(f"IoU : {result['iou']:.6f}", flush=True)
+
+
+def _missed(o: Options, psnr: float) -> str:
+    """What to change where a run has not reached its --target_psnr."""
+    patch, larger = " ".join(map(str, o.patch_size)), larger_target(o.target_psnr) if o.task == "image" else None
+    other = f"; where neither is given, --target_psnr {larger:g} chooses larger networks" if larger else ""
+    return (
+        f"--target_psnr {o.target_psnr:g} was missed by {o.target_psnr - psnr:.2f} dB: raise --n_hidden "
+        f"(was {o.n_hidden}) or --num_epochs, or take a smaller --patch_size (was {patch}){other}"
+    )

@@ -25,6 +25,7 @@ from models.engine.reference import CORES
 from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
 from options import Options
+from refusals import idle
 from result import figures_of, say
 from session import (
     calm_lightning,
@@ -111,6 +112,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         for note in source.notes if group.first else ():
             print(f"note: {note}", file=sys.stderr)
         options = opt.settle(options, source.shape)
+        for name, where in idle(options, given) if group.first else ():
+            print(f"--{name} changes nothing here, with {where}", file=sys.stderr)
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)

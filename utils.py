@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import functools
 import gc
+import hashlib
 import multiprocessing
 import os
 import platform
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+VERSION = "0.1.0"
+# The files that a result depends on.
+PARTS = ("*.py", "datasets/*.py", "models/*.py", "models/engine/*.py")
 
 
 class UserError(Exception):
@@ -187,12 +194,28 @@ def process_seconds() -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
+    """Of this program, of Python and of the libraries that a result depends on."""
+    found = {"miner": program(), "python": platform.python_version()}
     for package in ("torch", "pytorch-lightning", "numpy", "triton"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+@functools.cache
+def program() -> str:
+    """The version of this program, the first digits of a hash of its files, and its commit in a checkout.
+
+    The hash tells changed files apart, and those of a copy without a repository.
+    """
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for part in PARTS for path in root.glob(part)):
+        digest.update(path.read_bytes())
+    commit = ""
+    if (root / ".git").exists() and (git := shutil.which("git")):
+        said = subprocess.run([git, "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        commit = f", commit {said.stdout.strip()}" if said.returncode == 0 else ""
+    return f"{VERSION} (files {digest.hexdigest()[:8]}{commit})"
 
 
 def peak_host_bytes() -> int:

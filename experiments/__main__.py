@@ -1,27 +1,36 @@
-"""Measure a table: python -m experiments results|claims|noise|sharing|tried|curve|times [--stand_ins FOLDER] [--jobs N]
+"""Measure a table: python -m experiments TABLE [--stand_ins FOLDER] [--jobs N]; `show` prints what was measured before
 
-Each row is written to results/<table>.jsonl as it comes, and the tables are printed as Markdown at the end; `show`
-prints what was measured before.
+Each row is written to results/<table>.jsonl as it comes, and the tables are printed as Markdown at the end.
+docs/measurements.md is what `python -m experiments show` printed.
 """
 
 import math
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import opt
-from experiments import claims, curve, results, rows, times, tried
-from utils import run_command
+from experiments import claims, curve, noise, results, rows, times, tried
+from utils import UserError, run_command
 
 TABLES = {
     "results": results.results,
     "claims": claims.claims,
-    "noise": claims.random_pixel_rows,
+    "meshes": claims.meshes,
+    "noise": noise.random_pixel_rows,
     "sharing": tried.sharing,
     "tried": tried.tried,
+    "targets": curve.targets,
     "curve": curve.curve,
     "times": times.times,
 }
+HEAD = """# Measurements
+
+What `python -m experiments show` printed of the runs that [experiments.md](experiments.md) speaks of, row by row. A row
+with seconds had the machine to itself; the others ran beside one another, and their times do not count. `networks`:
+how many there are, and how many of them ended below `loss_thr`. The program's version comes with a hash of its files.
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,46 +47,67 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--jobs must be at least 1")
     if arguments.stand_ins and not arguments.stand_ins.is_dir():
         parser.error(f"--stand_ins {arguments.stand_ins}: no such folder: give one that holds the pictures")
-    deadline = time.time() + arguments.seconds
-    folder, asked = arguments.folder, arguments.tables
-    names = [name for name in asked if name != "show"]
-    usual = parser.parse_args(["show"])
-    for option in ("only", "stand_ins", "jobs", "seconds", "tiny") if "show" in asked else ():
-        if getattr(arguments, option) != getattr(usual, option):
-            parser.error(f"--{option} is for measuring, and show measures nothing: leave it out")
-    wanted = {}
-    for name in names if "show" not in asked else ():
+    names = [name for name in arguments.tables if name != "show"]
+    if "show" in arguments.tables:
+        usual = parser.parse_args(["show"])
+        for option in ("only", "stand_ins", "jobs", "seconds", "tiny"):
+            if getattr(arguments, option) != getattr(usual, option):
+                parser.error(f"--{option} is for measuring, and show measures nothing: leave it out")
+        show(names, arguments.folder)
+    else:
+        _measure(parser, names, arguments)
+        for name in names:
+            print(section(name, rows.read(arguments.folder, name), arguments.folder))
+
+
+def _measure(parser: opt.Parser, names: list[str], arguments) -> None:
+    deadline, folder, wanted = time.time() + arguments.seconds, arguments.folder, {}
+    for name in names:
         table = [replace(row, place=n) for n, row in enumerate(TABLES[name](folder, arguments.stand_ins))]
         wanted[name] = [row for row in table if _wanted(row.name, arguments.only)]
     if arguments.only and not any(wanted.values()):
         parser.error(f"--only {' '.join(arguments.only)}: no row of {', '.join(names)} has that in its name")
-    for name, found in wanted.items():
-        measured = rows.run_rows(found, folder, arguments.jobs, deadline, arguments.tiny)
-        if name == "curve" and not arguments.only:
-            front = curve.again(folder, arguments.stand_ins, measured)
-            rows.run_rows(front, folder, 1, deadline, arguments.tiny)
-    for name in names or TABLES:
-        _show(name, rows.read(folder, name), folder)
+    every = [row for found in wanted.values() for row in found]
+    measured = rows.run_rows(every, folder, arguments.jobs, deadline, arguments.tiny)
+    if "curve" in names and not arguments.only:
+        front = curve.again(folder, arguments.stand_ins, [row for row in measured if row["table"] == "curve"])
+        rows.run_rows(front, folder, 1, deadline, arguments.tiny)
 
 
 def _wanted(name: str, only: list[str] | None) -> bool:
     return not only or any(words in name for words in only)
 
 
-def _show(table: str, found: list[dict], folder: Path) -> None:
+def show(names: list[str], folder: Path) -> None:
+    """Print the tables that were measured before, all of them under a heading where none is named.
+
+    Raises:
+        UserError: there is nothing to show of a table that is named, or of any.
+    """
+    found = {name: rows.read(folder, name) for name in names or TABLES}
+    if missing := [name for name, measured in found.items() if not measured and (names or not any(found.values()))]:
+        raise UserError(f"{folder}: holds no rows of {', '.join(missing)}: measure them first, or give their --folder")
+    texts = [section(name, measured, folder) for name, measured in found.items() if measured]
+    print("\n\n".join(texts if names else [HEAD.rstrip(), *texts]))
+
+
+def section(table: str, found: list[dict], folder: Path) -> str:
+    """What was measured of a table as Markdown, under a heading that says on what and by which state of the program."""
     if not found:
-        return
-    device = next((f"{row['device']}, {row['versions']}" for row in found if "device" in row), "")
-    print(f"\n## {table}\n\n{device}\n")
+        return f"## {table}\n\nNothing was measured."
+    where, found = rows.states(found)
+    parts = [f"## {table}", where]
     if table == "curve":
-        alone = [row for row in found if row["name"].startswith("alone")] or found
-        print(f"{curve.winners(found)}\n\nBy time alone on the machine:\n\n{curve.winners(alone)}\n")
+        for what in dict.fromkeys(row["group"].split(": ")[-2] for row in found):
+            of_it = [row for row in found if row["group"].split(": ")[-2] == what]
+            parts += [f"### Least that reaches a target: {what}", curve.winners(of_it)]
         found = [*curve.pareto([row for row in found if "sweep" in row["group"]], "n_params"),
                  *(row for row in found if "sweep" not in row["group"])]  # fmt: skip
-    print(rows.markdown(found))
+    parts.append(rows.markdown(found))
     if table == "times":
         times.draw(found, folder / "times.png")
-        print(f"\n{folder / 'times.png'}")
+        print(folder / "times.png", file=sys.stderr)
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Every claim of the MINER_pl seeds as rows, and their closing question: random pixels."""
+"""Every claim of MINER_pl's README as rows, and what else the method's settings do."""
 
 from pathlib import Path
 
-from experiments.inputs import random_pixels, stand_in
+from experiments.inputs import mesh, shapes, stand_in
 from experiments.rows import Row
 
 SIZE = (2048, 1024)
 EPOCHS = "--n_scales 4 --num_epochs 50 50 50 200 --patch_size 32"
+PATCHES = (8, 16, 32, 64)
+WHOLE = "--input_size 4096 2048 --patch_size 16"
 GROUPS = {
+    "Seeds": {f"seed {seed}": f"--seed {seed}" for seed in range(4)},
     "Output of a residual, with and without its amplitude": {
         f"{output}{', amplitude 1' if not amplitude else ''}": f"--output {output}"
         f"{' --no-use_amplitude' if not amplitude else ''}"
@@ -29,13 +32,21 @@ GROUPS = {
     },
     "Frequencies of the encoding, by patch": {
         f"patch {patch}, {n} frequencies": f"--patch_size {patch} --n_freq {n}"
-        for patch in (8, 16, 32, 64)
+        for patch in PATCHES
         for n in (1, 2, 3, 4, 5, 6)
     },
     "Threshold, by patch": {
-        f"patch {patch}, loss_thr {thr}": f"--patch_size {patch} --loss_thr {thr}"
-        for patch in (8, 16, 32, 64)
-        for thr in ("1e-3", "3e-4", "1e-4", "3e-5", "1e-5")
+        **{
+            f"patch {patch}, loss_thr {thr}": f"--patch_size {patch} --loss_thr {thr}"
+            for patch in PATCHES
+            for thr in ("1e-3", "3e-4", "1e-4", "3e-5", "1e-5")
+        },
+        "patch 32, loss_thr 2e-7": "--loss_thr 2e-7",
+    },
+    "Learning rate, by patch": {
+        f"patch {patch}, lr {lr}": f"--patch_size {patch} --lr {lr}"
+        for patch in PATCHES
+        for lr in ("1e-2", "3e-2", "6e-2")
     },
     "Optimizer": {
         f"{name}, lr {lr}": f"--optimizer {name} --lr {lr}"
@@ -47,6 +58,12 @@ GROUPS = {
         for engine in ("auto", "reference")
         for batch in (64, 128, 256, 512, 1024)
     },
+    "Blocks at once, and memory": {
+        f"at most {blocks} blocks, {engine}": f"--b_chunks {blocks} --engine {engine}"
+        for engine in ("auto", "reference")
+        for blocks in (256, 1024, 16384)
+    },
+    "Pictures in TensorBoard": {"without": "", "with": "--log_image"},
     "Where training begins": {
         "output layer in closed form": "--solve_start",
         "random, output layer at 0.3": "",
@@ -54,9 +71,14 @@ GROUPS = {
     },
     "When a coarser block gets a network": {f"above {x} of loss_thr": f"--coarse_share {x}" for x in (1, 0.75, 0.5)},
     "Precision of the products": {
-        f"loss_thr {thr}, {precision}": f"--loss_thr {thr} --prune_thr {float(thr) / 4:g} --precision {precision}"
-        for thr in ("1e-4", "1e-5", "1e-6")
-        for precision in ("bfloat16", "tf32", "float32")
+        f"{what}{precision}": f"--loss_thr {thr} --prune_thr {float(thr) / 4:g} --precision {precision}{more}"
+        for what, thr, precisions, more in (
+            ("loss_thr 1e-4, ", "1e-4", ("bfloat16", "tf32", "float32"), ""),
+            ("loss_thr 1e-5, ", "1e-5", ("bfloat16", "tf32", "float32"), ""),
+            ("loss_thr 1e-6, ", "1e-6", ("bfloat16", "tf32", "float32"), ""),
+            ("loss_thr 1e-6, 4096x2048, patch 16, ", "1e-6", ("bfloat16", "tf32"), f" {WHOLE}"),
+        )
+        for precision in precisions
     },
     "Second moments": {f"beta2 {x}": f"--beta2 {x}" for x in (0.999, 0.99, 0.95)},
     "Where a block stops training": {f"at {x}": f"--prune_thr {x}" for x in ("1e-4", "2.5e-5", "1e-5")},
@@ -69,48 +91,51 @@ GROUPS = {
         "paper, lr 3e-3": "--preset paper --lr 3e-3",
     },
 }
-# A block of 16 x 16 x 3 random numbers needs 1.6 times as many parameters, full batches, many steps, and products of
-# more than the 8 bits of bfloat16.
-NOISE = (
-    "--patch_size 16 --n_scales 1 --n_layers 3 --n_hidden 28 --batch_size 256 --num_epochs 800 --loss_thr 4e-5 "
-    "--precision tf32"
-)
-NOISE_ROWS = {
-    "the settings found": NOISE,
-    "31 hidden units": NOISE.replace("n_hidden 28", "n_hidden 31"),
-    "in float32": NOISE.replace("tf32", "float32"),
-    "in bfloat16": NOISE.replace("tf32", "bfloat16"),
-    "half the epochs": NOISE.replace("800", "400"),
-    "24 hidden units, twice the epochs": NOISE.replace("n_hidden 28", "n_hidden 24").replace("800", "1600"),
-    "batches of 64, a quarter of the epochs": NOISE.replace("batch_size 256", "batch_size 64").replace("800", "200"),
-    "a Laplacian pyramid of 2": NOISE.replace("n_scales 1", "n_scales 2"),
-    "defaults": "",
-    "defaults, patch 16": "--patch_size 16",
-}
+# With plain torch, whose gradients can be set to zero; by the fused kernels too, for what pruning saves there.
+PRUNING = {
+    "pruned copy, fused": ("", "none"),
+    "no pruning, fused": ("", "no pruning"),
+    "pruned copy, plain torch": ("--engine reference", "pruned copy, watched"),
+    "gradients zeroed, plain torch": ("--engine reference", "zeroed gradients"),
+    "no pruning, plain torch": ("--engine reference", "no pruning"),
+    "pruned copy, plain torch, adam at 1e-2": (
+        "--engine reference --optimizer adam --lr 1e-2", "pruned copy, watched"),
+    "gradients zeroed, plain torch, adam at 1e-2": (
+        "--engine reference --optimizer adam --lr 1e-2", "zeroed gradients"),
+}  # fmt: skip
+SHAPE_EPOCHS = "--n_scales 4 --num_epochs 50 50 50 150"
 
 
 def claims(folder: Path, stand_ins: Path | None) -> list[Row]:
-    """All groups on one picture, and the demonstration that zeroed gradients do not stop a block."""
+    """All groups on one picture, and the thresholds of occupancy on shapes."""
     options, what = stand_in("moon", SIZE, stand_ins)
     rows = []
     for group, members in GROUPS.items():
         for name, settings in members.items():
             usual = [] if group == "Presets" else EPOCHS.split()
-            argv = (*options, *usual, *settings.split())
-            rows.append(Row("claims", f"{group} ({what})", f"{group}: {name}", argv, about={"settings": settings}))
-    pruning = "Pruning: what it saves, and that zeroed gradients do not stop a block"
-    rows.append(Row("claims", pruning, "pruned copy", (*options, *EPOCHS.split())))
-    rows.append(Row("claims", pruning, "no pruning", (*options, *EPOCHS.split()), "no pruning"))
-    rows.append(Row("claims", pruning, "zeroed gradients", (), "zeroed gradients"))
+            rows.append(_row(f"{group} ({what})", f"{group}: {name}", (*options, *usual), settings))
+    for name, (settings, variant) in PRUNING.items():
+        group = "Pruning, and gradients set to zero instead"
+        rows.append(_row(f"{group} ({what})", f"{group}: {name}", (*options, *EPOCHS.split()), settings, variant))
+    for argv, name in shapes(folder, stand_ins):
+        group = f"Threshold of occupancy, {name}"
+        for thr in ("5e-2", "5e-3", "5e-4", "2e-7"):
+            usual = (*argv, *SHAPE_EPOCHS.split())
+            rows.append(_row(group, f"{group}: loss_thr {thr}", usual, f"--loss_thr {thr}"))
     return rows
 
 
-def random_pixel_rows(folder: Path, stand_ins: Path | None) -> list[Row]:
-    """Pictures of random pixels, 512 and 2048 wide; MINER_pl reached 43.91 dB on one, a hash grid 17."""
+def meshes(folder: Path, stand_ins: Path | None) -> list[Row]:
+    """What --M and --T of preprocess_mesh.py do; on the CPU."""
+    path, what = mesh(folder, stand_ins)
+    settings = [(f"--M {m}", (m, 1, 0.0)) for m in (1, 27, 125)]
+    broken = [(f"--T {t}", (1, t, 0.05)) for t in (1, 3, 5)]
     return [
-        Row("noise", f"{size}x{size} random pixels", f"{name}, {size}", (*options, *settings.split()),
-            about={"settings": settings})
-        for size in (512, 2048)
-        for options, _ in [random_pixels(folder, size)]
-        for name, settings in NOISE_ROWS.items()
-    ]  # fmt: skip
+        Row("meshes", f"{what} at 128^3{more}", f"{name}{more}", (path, *map(str, values)), "voxels")
+        for more, rows in (("", settings), (", 5 % of its faces removed", broken))
+        for name, values in rows
+    ]
+
+
+def _row(group: str, name: str, usual: tuple[str, ...], settings: str, variant: str = "none") -> Row:
+    return Row("claims", group, name, (*usual, *settings.split()), variant, about={"settings": settings})

@@ -1,11 +1,13 @@
 """What the tables are measured on: the originals where they are, else stand-ins of the same size, and it is said."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datasets.image import read_image
+from datasets.knot import knot
 from datasets.samples import noise
 
 # Where the originals of the seeds' table are looked for, and what stands in for them: a picture by the start of its
@@ -31,12 +33,33 @@ def stand_in(stem: str | None, size: tuple[int, int], folder: Path | None) -> tu
     return dimensions, f"stand-in: the built-in sample at {at}"
 
 
-def shape(name: str, folder: Path | None) -> tuple[list[str], str] | None:
-    """Options of train.py for an occupancy grid, and what it is; None where there is none."""
-    for place in (Path("occupancy"), folder):
-        if place and (found := _find(place / name, (".npy",))):
-            return ["--task", "mesh", "--path", str(found)], found.name
-    return None
+def shapes(folder: Path, stand_ins: Path | None) -> Iterator[tuple[list[str], str]]:
+    """Options of train.py for the shapes of the tables, and what they are."""
+    yield gyroid(folder, 128)[0], "gyroid at 128^3"
+    if found := bunny(stand_ins):
+        yield found, "bunny at 512^3"
+
+
+def bunny(stand_ins: Path | None) -> list[str]:
+    """Options of train.py for the bunny at 512^3; none, with a word on what to do, where its grid is not there."""
+    for place in (Path("occupancy"), stand_ins):
+        if place and (path := place / "bunny_512.npy").is_file():
+            return ["--task", "mesh", "--path", str(path.resolve())]
+    print("no rows of the bunny: make occupancy/bunny_512.npy with preprocess_mesh.py --N 512", file=sys.stderr)
+    return []
+
+
+def mesh(folder: Path, stand_ins: Path | None) -> tuple[str, str]:
+    """The path of the bunny's mesh, or else of the built-in knot's, written to the folder; and what it is."""
+    for place in (Path("meshes"), stand_ins):
+        if place and (path := place / "bunny.obj").is_file():
+            return str(path.resolve()), "bunny.obj"
+    path = folder / "knot.obj"
+    vertices, faces = knot()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [*(f"v {x} {y} {z}" for x, y, z in vertices), *(f"f {a} {b} {c}" for a, b, c in faces + 1)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path.resolve()), "the built-in knot"
 
 
 def gyroid(folder: Path, size: int) -> tuple[list[str], str]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import opt
 from options import Options
-from utils import jsonable
+from utils import jsonable, versions
 
 KEPT = (
     "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
@@ -36,8 +37,8 @@ class Row:
 
     Args:
         table, group, name: where it is shown; a name is unique within its table.
-        argv: options of train.py; a demonstration has none.
-        variant: of experiments.variants, or "none".
+        argv: options of train.py; of the variant "voxels" what experiments.voxels takes.
+        variant: of experiments.variants, or "none"; or "voxels".
         about: what else the table shows, by column.
         place: within its table.
     """
@@ -58,25 +59,28 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
     """
     if time.time() > deadline:
         return None
-    from experiments.variants import DEMONSTRATIONS, applied
+    from experiments.variants import applied
 
-    facts = dataclasses.asdict(row) | {"alone": alone}
+    facts = dataclasses.asdict(row) | {"alone": alone, "versions": versions(), "device": "cpu"}
     started, said = time.perf_counter(), io.StringIO()
     try:
-        if row.variant in DEMONSTRATIONS:
-            return facts | {"about": row.about | DEMONSTRATIONS[row.variant]()}
+        if row.variant == "voxels":
+            return facts | {"about": row.about | _voxels(*row.argv, tiny)}
         options, given = opt.parse([*row.argv, "--quiet", "--exp_name", "row"])
         if tiny:
             options = _tiny(options)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), applied(row.variant):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             if torch.cuda.is_available() and not tiny:
-                _warm(options)
-            result = _train(options, given)
+                with applied(row.variant):
+                    _train(_tiny(options), frozenset())
+            with applied(row.variant) as noted:
+                result = _train(options, given)
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
         return facts | {"error": f"{type(error).__name__}: {error}"[:300], "where": lines[-3:]}
     levels = result["levels"].values()
     return facts | {key: result.get(key) for key in KEPT} | {
+        "about": row.about | noted,
         "networks": sum(level["active"] for level in levels),
         "converged": sum(level["converged"] for level in levels),
         "row_s": time.perf_counter() - started,
@@ -126,6 +130,25 @@ def read(folder: Path, table: str) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda result: result.get("place", 0))
 
 
+def states(results: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The machines and versions that results are of, in words; and the results, which say of which where they differ.
+
+    A result from before the program had a version says nothing of it.
+    """
+    said = [
+        f"{result.get('device', '')}, {', '.join(f'{name} {of}' for name, of in result.get('versions', {}).items())}."
+        for result in results
+    ]
+    letters = {words: chr(ord("a") + n) for n, words in enumerate(dict.fromkeys(said))}
+    if len(letters) == 1:
+        return said[0], results
+    marked = [
+        result | {"about": result["about"] | {"by": letters[words]}}
+        for result, words in zip(results, said, strict=True)
+    ]
+    return "By " + "\n\n".join(f"{letter}: {words}" for words, letter in letters.items()), marked
+
+
 def markdown(results: Iterable[dict[str, Any]]) -> str:
     """Results as Markdown tables, one a group, with only the columns that a group has."""
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -170,19 +193,19 @@ def _train(options: Options, given: frozenset[str]) -> dict[str, Any]:
     return train(options, given)
 
 
-def _warm(options: Options) -> None:
-    """Compile the kernels of a run, so that its time does not hold it."""
-    if options.task == "image":
-        _train(dataclasses.replace(_tiny(options), path=None), frozenset())
-    else:
-        _train(options, frozenset())
-
-
 def _tiny(options: Options) -> Options:
-    epochs = {"num_epochs": (1,), "val_freq": 1, "n_scales": 2}
-    if options.task == "image":
-        return dataclasses.replace(options, input_size=(70, 45), **epochs)
-    return dataclasses.replace(options, **epochs)
+    """A run of the same networks on a few cells, which compiles the kernels of the whole one."""
+    small = {"path": None, "input_size": (70, 45)}
+    if options.task != "image":
+        np.save("tiny.npy", np.linalg.norm(np.indices((20,) * 3) - 9.5, axis=0) < 9)
+        small = {"path": "tiny.npy", "input_size": None}
+    return dataclasses.replace(options, num_epochs=(1,), val_freq=1, n_scales=2, **small)
+
+
+def _voxels(path: str, samples: str, votes: str, removed: str, tiny: bool) -> dict[str, str]:
+    from experiments.voxels import agreement
+
+    return agreement(path, int(samples), int(votes), float(removed), *((12,) if tiny else ()))
 
 
 def _pool(jobs: int, scratch: str) -> concurrent.futures.ProcessPoolExecutor:

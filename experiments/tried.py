@@ -1,9 +1,9 @@
 """Weight sharing at three budgets, and every idea that was tried, won or lost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.inputs import gyroid, shape, stand_in
+from experiments.inputs import shapes, stand_in
 from experiments.rows import Row
 from experiments.variants import VARIANTS
 
@@ -14,45 +14,80 @@ WAYS = {
     for solve in (True, False)
 }
 BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
+# Of the variants, those that are no idea to be tried.
+SHOWN_ELSEWHERE = ("pruned copy, watched", "zeroed gradients")
+# Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
+SPLIT = ("--n_hidden", "26")
+SETTINGS = {
+    "full": "--num_epochs 50 50 50 200",
+    "half the epochs": "--num_epochs 25 25 25 100 --val_freq 25",
+    "loss_thr 1e-5": "--num_epochs 100 100 100 400 --loss_thr 1e-5",
+}
+# These won something somewhere, so that a second seed and shapes are worth their time.
+CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels")
 
 
 def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
     """Ways to begin, on three pictures and two shapes, at full, half and a quarter of the epochs."""
     rows = []
-    for what, options, last in _inputs(folder, stand_ins):
+    for stem, what, options, last in _inputs(folder, stand_ins):
         for budget, part in BUDGETS.items():
             epochs = [str(round(n * part)) for n in (50, 50, 50, last)]
-            usual = ["--n_scales", "4", "--num_epochs", *epochs, "--val_freq", str(round(50 * part))]
-            for way, settings in WAYS.items():
-                name = f"{what}, {budget}: {way}"
-                rows.append(Row("sharing", f"{what}, {budget} budget", name, (*options, *usual, *settings.split())))
+            usual = (*options, "--n_scales", "4", "--num_epochs", *epochs, "--val_freq", str(round(50 * part)))
+            for seed in (0, 1) if "mesh" in options else (0,):
+                group = f"{what}, {budget} budget, seed {seed}"
+                rows += _ways(group, f"{stem}, {budget}, seed {seed}", (*usual, "--seed", str(seed)), WAYS)
+        usual = (*options, "--n_scales", "4", "--num_epochs", "50", "50", "50", str(last))
+        if "mesh" in options:
+            # What may be to blame where an heir does worse after more epochs.
+            few = [way for way in WAYS if way.startswith(("none", "inherit"))]
+            rows += _ways(f"{what}, full budget, lr 1e-2", f"{stem}, lr 1e-2", (*usual, "--lr", "1e-2"), few)
+        elif stem == "moon":
+            rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
     return rows
 
 
-def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, list[str], int]]:
-    """Name, options and epochs of the finest level of what weight sharing is measured on."""
+def _ways(group: str, name: str, usual: tuple[str, ...], ways: Iterable[str]) -> list[Row]:
+    return [Row("sharing", group, f"{name}: {way}", (*usual, *WAYS[way].split())) for way in ways]
+
+
+def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], int]]:
+    """Name, what it is, options and epochs of the finest level of what weight sharing is measured on."""
     for stem in ("moon", "relief8k", None):
-        yield stem or "sample", stand_in(stem, SIZE, stand_ins)[0], 200
-    yield "gyroid", gyroid(folder, 128)[0], 150
-    if bunny := shape("bunny_", stand_ins):
-        yield "bunny", bunny[0], 150
+        options, what = stand_in(stem, SIZE, stand_ins)
+        yield stem or "sample", what.removeprefix("stand-in: "), options, 200
+    for options, what in shapes(folder, stand_ins):
+        yield what.split()[0], what, options, 150
 
 
 def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
-    """Every variant beside the method, at full and half budget, and at a threshold that no block reaches early."""
-    options, what = stand_in("moon", SIZE, stand_ins)
+    """Every variant beside the method on two pictures, at full and half budget, and at a threshold that no block
+    reaches early; those that came close with a second seed, and on two shapes.
+    """
     rows = []
-    for label, settings in {
-        "loss_thr 1e-4": "--num_epochs 50 50 50 200",
-        "loss_thr 1e-4, half the epochs": "--num_epochs 25 25 25 100 --val_freq 25",
-        "loss_thr 1e-5": "--num_epochs 100 100 100 400 --loss_thr 1e-5",
-    }.items():
-        for variant in VARIANTS:
-            # Two branches of 12 each have the parameters of 20 hidden units.
-            width = ["--n_hidden", "30"] if variant == "split layer" else []
-            argv = (*options, "--n_scales", "4", "--engine", "reference", *settings.split(), *width)
-            rows.append(Row("tried", f"{what}, {label}", f"{variant}, {label}", argv, variant))
-        linear = (*options, "--n_scales", "4", "--engine", "reference", *settings.split(), "--output", "linear")
-        rows.append(Row("tried", f"{what}, {label}", f"normalised residual, linear output, {label}", linear,
-                        "normalised residual"))  # fmt: skip
+    for stem in ("moon", "relief8k"):
+        options, what = stand_in(stem, SIZE, stand_ins)
+        for label, settings in SETTINGS.items():
+            usual = (*options, "--n_scales", "4", "--engine", "reference", *settings.split())
+            group = f"{what.removeprefix('stand-in: ')}, {label}"
+            for variant in VARIANTS:
+                if variant not in SHOWN_ELSEWHERE:
+                    rows.append(_row(group, f"{stem}, {label}: {variant}", usual, variant))
+            linear = (*usual, "--output", "linear")
+            rows.append(
+                Row("tried", group, f"{stem}, {label}: normalised residual, linear output", linear,
+                    "normalised residual")
+            )  # fmt: skip
+            for variant in CLOSE:
+                rows.append(_row(group, f"{stem}, {label}: {variant}, seed 1", (*usual, "--seed", "1"), variant))
+    for options, what in shapes(folder, stand_ins):
+        for seed in (0, 1):
+            usual = (*options, "--n_scales", "4", "--engine", "reference", "--seed", str(seed))
+            for variant in CLOSE:
+                name = f"{what}: {variant}{f', seed {seed}' if seed else ''}"
+                rows.append(_row(f"{what}, full", name, usual, variant))
     return rows
+
+
+def _row(group: str, name: str, usual: tuple[str, ...], variant: str) -> Row:
+    return Row("tried", group, name, (*usual, *(SPLIT if variant == "split layer" else ())), variant)

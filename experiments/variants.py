@@ -1,4 +1,4 @@
-"""Ideas tried on top of the method, each as a context that changes one thing of a run; and demonstrations.
+"""Ideas tried on top of the method, each as a context that changes one thing of a run.
 
 What they replace is named here and nowhere else, so that the method itself stays free of what did not win. Those that
 change a network or its training need `--engine reference`.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.residual import LevelTargets
+from experiments.zeroed import watched
 from losses import balanced_loss, block_mse
 from models import level_fit, miner
 from models.engine import Blocks, ReferenceEngine
@@ -22,17 +23,18 @@ from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
 from models.engine.reference import forward
 from models.level_fit import LevelFit
-from models.network import COLOUR, Layer, Network
+from models.network import Layer, Network
 from models.optimizers import BETA_2
 
 
 @contextlib.contextmanager
-def applied(variant: str) -> Iterator[None]:
-    """The variant of this name in place of what it changes."""
+def applied(variant: str) -> Iterator[dict[str, Any]]:
+    """The variant of this name in place of what it changes; what it has noted of the run is there when it is over."""
+    noted: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        for change in VARIANTS[variant]():
+        for change in VARIANTS[variant](noted):
             stack.enter_context(change)
-        yield
+        yield noted
 
 
 class SplitNetwork(Network):
@@ -56,7 +58,7 @@ def _split_features(network: Network, hidden: list[Layer], x: Tensor) -> Tensor:
 _features = reference_module.features
 
 
-def split_layer() -> list:
+def split_layer(_: dict) -> list:
     from models import model_file
     from models.engine import closed_form
 
@@ -66,7 +68,7 @@ def split_layer() -> list:
     ]
 
 
-def normalised_residual() -> list:
+def normalised_residual(_: dict) -> list:
     """Scale each block's output by the root mean square of its residual; its mean is what the output's bias learns."""
     survey = LevelTargets.survey
 
@@ -77,7 +79,7 @@ def normalised_residual() -> list:
     return [patch.object(LevelTargets, "survey", by_energy)]
 
 
-def output_after_round() -> list:
+def output_after_round(_: dict) -> list:
     """After every round, solve the output layer again where that is better."""
     train = LevelFit.train
 
@@ -124,7 +126,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x
 
 
-def muon() -> list:
+def muon(_: dict) -> list:
     train = ReferenceEngine.train
 
     def with_network(self: ReferenceEngine, network: Network, *rest) -> Blocks:
@@ -134,7 +136,7 @@ def muon() -> list:
     return [patch.object(ReferenceEngine, "train", with_network)]
 
 
-def hard_cells() -> list:
+def hard_cells(_: dict) -> list:
     """Half of a step's cells are drawn for each block by its square errors at the beginning of the round."""
 
     def train_tile(self: ReferenceEngine, network, inputs, tile: Blocks, round_, kind: int) -> Blocks:
@@ -164,17 +166,17 @@ def hard_cells() -> list:
     return [patch.object(ReferenceEngine, "_train_tile", train_tile)]
 
 
-def by_level(**changes: Callable[[Any, int], Any]) -> Callable[[], list]:
+def by_level(**changes: Callable[[Any, int], Any]) -> Callable[[dict], list]:
     """A variant whose recipe differs from level to level: each function is given the usual value and the level."""
 
     def fit(targets: LevelTargets, recipe, *rest) -> LevelFit:
         new = {name: change(getattr(recipe, name), targets.level) for name, change in changes.items()}
         return LevelFit(targets, dataclasses.replace(recipe, **new), *rest)
 
-    return lambda: [patch.object(miner, "LevelFit", fit)]
+    return lambda _: [patch.object(miner, "LevelFit", fit)]
 
 
-def no_pruning() -> list:
+def no_pruning(_: dict) -> list:
     """Train every block through all epochs, as good as it may be."""
     sync = LevelFit.sync
 
@@ -184,8 +186,9 @@ def no_pruning() -> list:
     return [patch.object(LevelFit, "sync", keep)]
 
 
-VARIANTS: dict[str, Callable[[], list]] = {
-    "none": list,
+# Each makes the changes of a run, given where to note what it sees of it.
+VARIANTS: dict[str, Callable[[dict], list]] = {
+    "none": lambda _: [],
     "split layer": split_layer,
     "normalised residual": normalised_residual,
     "output solved after every round": output_after_round,
@@ -193,30 +196,9 @@ VARIANTS: dict[str, Callable[[], list]] = {
     "hard cells": hard_cells,
     "half the rate at the finest level": by_level(lr=lambda lr, level: lr if level else lr / 2),
     "twice the rate at coarser levels": by_level(lr=lambda lr, level: 2 * lr if level else lr),
-    "wider coarser levels": by_level(n_hidden=lambda n, level: n + 8 if level else n),
-    "narrower coarser levels": by_level(n_hidden=lambda n, level: n - 8 if level else n),
+    "wider coarser levels": by_level(n_hidden=lambda n, level: round(1.4 * n) if level else n),
+    "narrower coarser levels": by_level(n_hidden=lambda n, level: round(0.6 * n) if level else n),
     "no pruning": no_pruning,
+    "pruned copy, watched": lambda noted: [watched(noted, zero=False)],
+    "zeroed gradients": lambda noted: [watched(noted, zero=True)],
 }
-
-
-def zeroed_gradients() -> dict[str, str]:
-    """How far blocks move in 50 steps after their gradients are set to zero, and after they are pruned."""
-    network, moved = Network(2, 8, 2, 1, COLOUR), {}
-    x = torch.linspace(-1, 1, 64).reshape(2, 32)
-    targets = torch.rand(4, 1, 32, generator=torch.Generator().manual_seed(0))
-    for name in ("adam", "radam"):
-        rows = network.initial_rows(0, 0, torch.arange(4), 0.1).requires_grad_()
-        optimizer = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[name]([rows], lr=3e-2)
-        for step in range(100):
-            if step == 50:
-                frozen = rows.detach()[:2].clone()
-            rows.grad = None
-            balanced_loss(block_mse(forward(network, rows, torch.ones(4), x), targets)).backward()
-            if step >= 50:
-                rows.grad[:2] = 0
-            optimizer.step()
-        moved[f"moved by, gradients zeroed ({name})"] = f"{(rows.detach()[:2] - frozen).abs().max():.3f}"
-    return moved | {"moved by, pruned": "0, by construction: they are not in the copy"}
-
-
-DEMONSTRATIONS: dict[str, Callable[[], dict[str, str]]] = {"zeroed gradients": zeroed_gradients}

@@ -108,6 +108,9 @@ FLOORS = {
     "experiments.variants": 4,
     "experiments.results": 4,
     "experiments.claims": 4,
+    "experiments.noise": 4,
+    "experiments.voxels": 4,
+    "experiments.zeroed": 4,
     "experiments.tried": 4,
     "experiments.curve": 4,
     "experiments.times": 4,
@@ -118,8 +121,8 @@ SHARED = {"datasets.grid", "datasets.resample", "datasets.source", "datasets.res
 
 # Who may import these, and nobody else.
 ONLY_IN = {
-    "presets": {"options", "opt"},
-    "refusals": {"opt"},
+    "presets": {"options", "opt", "result"},
+    "refusals": {"opt", "train"},
     "options": {
         "refusals",
         "opt",

@@ -3,20 +3,27 @@
 import concurrent.futures
 import dataclasses
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import pytest
 
 import opt
-from experiments.__main__ import TABLES, main
-from experiments.curve import SHAPES, pareto, winners
-from experiments.rows import Row, markdown, measure, read, run_rows
+import presets
+from experiments.__main__ import TABLES, main, section
+from experiments.curve import SHAPES, TARGETS, again, pareto, winners
+from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.times import draw
-from experiments.variants import VARIANTS, applied, zeroed_gradients
+from experiments.tried import SPLIT
+from experiments.variants import VARIANTS, SplitNetwork, applied
+from models.network import Network
+from presets import by_target
 from utils import run_command
 
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
+WATCHED = ("pruned copy, watched", "zeroed gradients")
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +32,19 @@ def in_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_row_has_a_name_of_its_own_and_options_that_settle(table, tmp_path):
-    rows = TABLES[table](tmp_path, None)
+def test_the_docs_count_the_rows_which_have_names_of_their_own_and_options_that_settle(table, tmp_path):
+    (tmp_path / "bunny_512.npy").touch()
+    rows = TABLES[table](tmp_path, tmp_path)
     assert rows and len({row.name for row in rows}) == len(rows)
+    docs = (Path(opt.__file__).parent / "docs" / "experiments.md").read_text()
+    assert re.search(rf"^\| `{table}` \|.*\| {len(rows)}( and the front)? \|$", docs, re.MULTILINE)
     for row in rows:
+        if row.variant == "voxels":
+            continue
         options = opt.parse(list(row.argv))[0]
         size = options.input_size or (512,) * (3 if options.task == "mesh" else 2)
         opt.settle(options, size[::-1])
-        assert row.table == table and (row.variant in VARIANTS or not row.argv)
+        assert row.table == table and row.variant in VARIANTS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -41,7 +53,7 @@ def test_a_variant_trains_and_differs_from_the_method(variant):
     assert "error" not in changed, changed
     assert changed["psnr"] > 10
     # So few steps prune nothing and re-solve nothing that is worse.
-    if variant not in ("none", "no pruning", "output solved after every round"):
+    if variant not in ("none", "no pruning", "output solved after every round", *WATCHED):
         assert changed["psnr"] != usual["psnr"]
 
 
@@ -58,9 +70,20 @@ def test_no_pruning_trains_every_block_to_the_end():
     assert whole["psnr"] > pruned["psnr"]
 
 
-def test_zeroed_gradients_do_not_stop_a_block():
-    moved = zeroed_gradients()
-    assert all(float(moved[f"moved by, gradients zeroed ({name})"]) > 0.01 for name in ("adam", "radam"))
+@pytest.mark.parametrize("optimizer", ["radam", "adam"])
+def test_zeroed_gradients_do_not_stop_a_block_and_the_copy_does(optimizer):
+    argv = (*TINY.split(), "--loss_thr", "0.02", "--optimizer", optimizer)
+    copied, zeroed = (measure(Row("t", "g", variant, argv, variant)) for variant in WATCHED)
+    usual = measure(Row("t", "g", "a", argv))
+    assert copied["psnr"] == usual["psnr"] != zeroed["psnr"]
+    assert int(copied["about"]["done before the end"]) > 0 and int(zeroed["about"]["done before the end"]) > 0
+    assert float(copied["about"]["moved since, of their size: most"]) == 0
+    assert float(zeroed["about"]["moved since, of their size: median"]) > 0.001
+
+
+def test_a_split_layer_has_the_parameters_of_the_method():
+    usual = Network(16, 20, 3, 3, "sin").row_size
+    assert abs(SplitNetwork(16, int(SPLIT[1]), 3, 3, "sin").row_size / usual - 1) < 0.04
 
 
 def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
@@ -88,9 +111,11 @@ def test_the_last_result_of_a_row_counts(tmp_path):
 
 def test_the_front_is_what_nothing_beats_and_winners_reach_their_target():
     found = [
-        {"n_params": n, "psnr": psnr, "fit_s": s, "about": {"settings": name}}
+        {"n_params": n, "psnr": psnr, "fit_s": s, "alone": name != "b", "about": {"settings": name}}
         for name, n, psnr, s in (("a", 10, 41.0, 3.0), ("b", 20, 40.5, 1.0), ("c", 30, 50.5, 2.0), ("d", 30, 49.0, 2.0))
     ]
+    assert "| c | 2.00 | 50.50 |" in winners(found).splitlines()[2]
+    assert "none that ran alone" in winners([result | {"alone": False} for result in found])
     assert [r["about"]["settings"] for r in pareto([*found, {"n_params": 1, "psnr": None}], "n_params")] == ["a", "c"]
     lines = dict(line.split("|")[1:3] for line in winners(found).splitlines()[2:])
     assert lines == {" 30 ": " a ", " 35 ": " a ", " 40 ": " a ", " 45 ": " c ", " 50 ": " c "} | dict.fromkeys(
@@ -98,8 +123,34 @@ def test_the_front_is_what_nothing_beats_and_winners_reach_their_target():
     )
 
 
-def test_the_sweep_holds_every_shape_once():
+def test_the_sweep_holds_every_shape_once_and_targets_every_network():
     assert len(set(SHAPES)) == len(SHAPES) == 63
+    assert {str(by_target(target)) for target in TARGETS} == {str(values) for _, values in presets._BY_TARGET}
+
+
+def test_the_front_is_measured_once_more_a_decibel_apart(tmp_path):
+    found = [
+        {"n_params": n, "psnr": psnr, "about": {"settings": f"--lr {n}"}}
+        for n, psnr in enumerate((40.0, 40.5, 41.2), start=1)
+    ]
+    assert [row.about["settings"] for row in again(tmp_path, None, found)] == ["--lr 1", "--lr 3"]
+
+
+def test_winners_are_shown_picture_by_picture(tmp_path):
+    found = [
+        {"group": f"stand-in: {what}: sweep", "name": what, "n_params": 10**6, "psnr": 41.0, "fit_s": 1.0, "iou": None,
+         "alone": True, "networks": 1, "converged": 1, "engine": "fused", "about": {"settings": what}}
+        for what in ("moon", "crop")
+    ]  # fmt: skip
+    text = section("curve", found, tmp_path)
+    assert text.count("### Least that reaches a target") == 2 and "not reached" in text
+
+
+def test_results_of_several_states_of_the_program_say_which():
+    found = [{"name": n, "device": "cpu", "versions": {"miner": n}, "about": {}} for n in ("1", "2", "1")]
+    where, marked = states(found)
+    assert [result["about"]["by"] for result in marked] == ["a", "b", "a"] and "a: cpu, miner 1." in where
+    assert states(found[:1]) == ("cpu, miner 1.", found[:1])
 
 
 def test_the_command_measures_and_shows(capsys, monkeypatch):
@@ -111,6 +162,8 @@ def test_the_command_measures_and_shows(capsys, monkeypatch):
     assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
     main(["show", "noise"])
     assert capsys.readouterr().out.count("| the settings found, 512 |") == 1
+    main(["show"])
+    assert capsys.readouterr().out.startswith("# Measurements\n\nWhat")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +173,8 @@ def test_the_command_measures_and_shows(capsys, monkeypatch):
         "noise --only nonsense",
         "show noise --only defaults",
         "show --jobs 2",
+        "show --folder nowhere",
+        "show tried --folder nowhere",
         "noise --jobs 0",
     ],
 )

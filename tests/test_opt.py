@@ -83,7 +83,8 @@ def test_every_option_is_read():
         n_layers=2, n_hidden=9, num_epochs=(1, 2, 3), lr=0.01, optimizer="yogi", target_psnr=38.5, val_freq=3,
         pyr="gaussian", b_chunks=5, engine="fused", seed=11, exp_name="x", max_time=3723, log_image=True,
         quiet=True, plan=True, activation="sine", omega_0=25.0, weight_sharing="inherit", output_start=0.5,
-        coarse_share=0.9, solve_start=False, preset="miner_pl", memory=3 * 2**29, precision="tf32",
+        coarse_share=0.9, solve_start=False, preset="miner_pl", save_dtype="float32",
+        memory=3 * 2**29, precision="tf32",
     )  # fmt: skip
     assert parse(MORE) == Options(output="tanh", use_amplitude=False, a=0.2)
 

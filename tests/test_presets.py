@@ -4,7 +4,7 @@ import pytest
 
 import opt
 from options import TASKS
-from presets import PRESETS
+from presets import PRESETS, by_target, larger_target
 from utils import UserError
 
 
@@ -20,12 +20,14 @@ def test_miner_pl_is_its_recipe_whatever_our_defaults_are():
     assert (o.beta2, o.prune_thr) == (0.999, 1e-4)
     assert (o.activation, o.output, o.use_amplitude, o.pyr) == ("gaussian", "sin", True, "laplacian")
     assert (o.output_start, o.coarse_share, o.solve_start, o.weight_sharing) == (1.0, 1.0, False, "none")
+    assert o.save_dtype == "float32"
 
 
 def test_miner_pl_of_a_grid_is_the_bunny_command():
     o = parse("--preset miner_pl --task mesh --path a", (512,) * 3)
     assert (o.patch_size, o.batch_size, o.n_freq, o.n_layers, o.n_hidden) == ((16,) * 3, 512, 5, 2, 8)
     assert (o.loss_thr, o.n_scales, o.num_epochs) == (5e-3, 4, (50, 50, 50, 150))
+    assert (o.solve_start, o.save_dtype) == (False, "float32")
 
 
 def test_paper_is_the_network_of_the_paper():
@@ -91,3 +93,13 @@ def test_a_target_chooses_width_and_patch_where_neither_is_given(text, n_hidden,
     assert (o.n_hidden, o.patch_size[0]) == (n_hidden, patch)
     assert o.loss_thr == pytest.approx(10 ** (-o.target_psnr / 10))
     assert opt.settle(o, o.input_size[::-1]) == o
+
+
+@pytest.mark.parametrize("psnr", [20, 31, 33.5, 40, 45, 52, 60])
+def test_a_larger_target_takes_other_networks(psnr):
+    assert larger_target(psnr) > psnr and by_target(larger_target(psnr)) != by_target(psnr)
+    assert by_target(larger_target(psnr) - 1) == by_target(psnr)
+
+
+def test_above_the_last_networks_there_is_no_larger_target():
+    assert larger_target(61) is None

@@ -79,6 +79,7 @@ IDLE = [
     ("--activation sine --pyr gaussian", "--a 0.5"),
     ("--n_layers 1 --output tanh", "--a 0.5"),
     ("--solve_start", "--output_start 1"),
+    ("--task mesh --path a", "--output_start 1"),
     ("--n_scales 3 --num_epochs 3 --val_freq 3", "--prune_thr 1e-6"),
     ("--val_freq 200", "--prune_thr 1e-6"),
     ("--engine reference", "--precision tf32"),
@@ -103,6 +104,7 @@ def test_an_option_that_changes_nothing_is_refused(command, added):
     [
         "--weight_sharing none --n_scales 1",
         "--no-solve_start --output_start 1",
+        "--task mesh --path a --no-solve_start --output_start 1",
         "--activation sine --a 0.5",
         "--n_layers 1 --a 0.5",
         "--weight_sharing exact --n_layers 1 --pyr gaussian",

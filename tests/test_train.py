@@ -486,3 +486,22 @@ def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
 def test_a_precision_that_the_engine_does_not_have_is_said(capsys):
     run("--exp_name", "a", "--precision", "tf32")
     assert "--precision tf32 is of the fused engine" in capsys.readouterr().err
+
+
+def test_a_target_that_is_missed_says_by_how_much_and_what_to_change(capsys):
+    result = run("--exp_name", "a", "--target_psnr", "40", "--num_epochs", "1")
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "target_psnr" in line)
+    assert f"missed by {40 - result['psnr']:.2f} dB" in line and "--target_psnr 41 chooses larger networks" in line
+    run("--exp_name", "a", "--target_psnr", "5", "--num_epochs", "4")
+    assert "target_psnr" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", ["--weight_sharing inherit", "--output tanh", "--coarse_share 0.2", "--pyr gaussian"]
+)
+def test_an_option_that_changes_nothing_at_the_levels_of_a_picture_is_said(options, capsys):
+    name = options.split()[0]
+    argv = ["--input_size", "16", "16", "--num_epochs", "1", "--engine", "reference", "--plan", *options.split()]
+    train(*opt.parse(argv))
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(f"{name} changes nothing here, with ") and "--n_scales 1" in line

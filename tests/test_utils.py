@@ -4,11 +4,13 @@ import errno
 import json
 import math
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import utils
 from utils import Interrupted, UserError, atomic_write, complaint, hash_bits, hash_uniform, jsonable, run_command
 
 
@@ -169,3 +171,14 @@ def test_jsonable_is_json_with_null_for_what_is_infinite_or_undefined():
 
 def test_a_missing_package_is_named():
     assert "needs the package mcubes: pip install" in complaint(ModuleNotFoundError("no", name="mcubes"))
+
+
+def test_the_program_says_its_version_as_the_citation_does_and_tells_changed_files_apart(tmp_path, monkeypatch):
+    citation = (Path(utils.__file__).parent / "CITATION.cff").read_text().splitlines()
+    assert f"version: {utils.VERSION}" in citation and utils.versions()["miner"].startswith(f"{utils.VERSION} (files ")
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
+    seen = set()
+    for text in ("a", "b"):
+        (tmp_path / "train.py").write_text(text)
+        seen.add(utils.program.__wrapped__())
+    assert len(seen) == 2 and not any("commit" in words for words in seen)
