@@ -238,9 +238,13 @@ def up(coarse: Tensor, box: Box, region: Box, edge: Box) -> Tensor:
         edge: all cells of the coarser level.
     """
     for axis, (a, b) in enumerate(zip(region.start, region.stop, strict=True)):
-        fine = torch.arange(a, b, device=coarse.device)
-        near = fine // 2
-        far = (near + (fine % 2) * 2 - 1).clamp(0, edge.stop[axis] - 1)
-        near, far = (coarse.index_select(axis, index - box.start[axis]) for index in (near, far))
-        coarse = near.mul_(0.75).add_(far.mul_(0.25))
-    return coarse
+        # Each coarse cell, between its neighbours, becomes two.
+        index = torch.arange(a // 2 - 1, (b - 1) // 2 + 2, device=coarse.device).clamp_(0, edge.stop[axis] - 1)
+        coarse = coarse.index_select(axis, index - box.start[axis])
+        n = len(index) - 2
+        near, far = coarse.narrow(axis, 1, n) * 0.75, coarse.mul_(0.25)
+        pairs = near.new_empty(*near.shape[: axis + 1], 2, *near.shape[axis + 1 :])
+        for side in range(2):
+            torch.add(near, far.narrow(axis, 2 * side, n), out=pairs.select(axis + 1, side))
+        coarse = pairs.flatten(axis, axis + 1).narrow(axis, a % 2, b - a)
+    return coarse.contiguous()

@@ -1,6 +1,7 @@
 """What an engine is given and gives back. Shapes: n blocks, c channels, p cells of a block, s steps, b cells a step."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -87,6 +88,16 @@ class Window:
     def parent(self) -> Box:
         """The cells of level + 1 that upsampling to the region needs."""
         return parent(self.region, self.grid, self.level)
+
+    def cut(self, most_cells: int) -> Iterator["Window"]:
+        """Parts of the region, of at most `most_cells` cells or one block each."""
+        for blocks in self.grid.boxes(self.level, most_cells, self.region):
+            cells = self.grid.cells_of(blocks)
+            yield Window(
+                self.grid,
+                self.level,
+                self.region.map(lambda a, b, low, high: (max(a, low), min(b, high)), cells.start, cells.stop),
+            )
 
     @property
     def edge(self) -> Box:

@@ -10,7 +10,7 @@ cache and has a core to itself.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from models.optimizers import BETA_2, map_rows, optimizer_class
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
 CPU_TILE = 64 * 20 * 256
 GPU_TILE = 2**27
+# Values of a region that are put together at once on the CPU: its steps stay in the cache.
+COMPOSED_VALUES = 2**17
 # Twice the longest vector of a CPU, in floats: torch's vector loops take two at a time.
 WHOLE_VECTORS = 32
 # Processes of one run share the cores of their machine.
@@ -187,23 +189,46 @@ class ReferenceEngine:
             hit: int64 [m], which of `window.blocks`, in raster order, they are of.
             replace: a piece replaces the coarser level instead of adding to it.
         """
-        grid, region = window.grid, window.region
-        if coarse is None:
-            values = pieces.new_zeros(*region.shape, pieces.shape[1])
+        shape = (*window.region.shape, pieces.shape[1])
+        # A tile of zeros, with nothing to add to it, is left as it is.
+        values = pieces.new_zeros(shape)
+        slots = torch.full(window.blocks.shape, -1, device=hit.device)
+        slots.view(-1)[hit] = torch.arange(len(hit), device=hit.device)
+
+        @torch.no_grad()
+        def put(here: Window) -> None:
+            slot = window.blocks.crop(slots, here.blocks).flatten()
+            below = None if coarse is None else window.parent.crop(coarse, here.parent)
+            if (slot >= 0).any() or (below is not None and below.any()):
+                window.region.crop(values, here.region)[...] = _composed(here, below, pieces, slot, replace)
+
+        if values.is_cuda:
+            put(window)
         else:
-            values = up(coarse, window.parent, region, window.edge)
-        if not len(hit):
-            return values
-        cells = grid.cells_of(window.blocks)
+            in_threads(put, window.cut(COMPOSED_VALUES // shape[-1]))
+        return values
 
-        def spread(pieces: Tensor) -> Tensor:
-            everywhere = pieces.new_zeros(window.blocks.size, *pieces.shape[1:])
-            everywhere[hit] = pieces
-            return cells.crop(grid.join(everywhere, window.blocks), region)
 
-        if replace:
-            values = values * (1 - spread(torch.ones_like(pieces[:, :1])))
-        return (values + spread(pieces)).clamp_(0, 1)
+def _composed(window: Window, coarse: Tensor | None, pieces: Tensor, slot: Tensor, replace: bool) -> Tensor:
+    """A tile of what `compose` gives; `slot`, int64 [blocks], says which piece each block has, or -1."""
+    grid, region = window.grid, window.region
+    if coarse is None:
+        values = pieces.new_zeros(*region.shape, pieces.shape[1])
+    else:
+        values = up(coarse, window.parent, region, window.edge)
+    hit = (slot >= 0).nonzero()[:, 0]
+    if not len(hit):
+        return values
+    cells = grid.cells_of(window.blocks)
+
+    def spread(pieces: Tensor) -> Tensor:
+        everywhere = pieces.new_zeros(window.blocks.size, *pieces.shape[1:])
+        everywhere[hit] = pieces
+        return cells.crop(grid.join(everywhere, window.blocks), region)
+
+    if replace:
+        values = values * (1 - spread(pieces.new_ones(len(hit), 1, grid.block_cells)))
+    return (values + spread(pieces[slot[hit]])).clamp_(0, 1)
 
 
 def whole_vectors(cells: Tensor) -> Tensor:
@@ -234,10 +259,15 @@ def cut_tiles(network: Network, kind: Tensor, cells: list[int]) -> list[Tile]:
 
 
 def map_tiles(function: Callable[[Tile], Any], tiles: list[Tile]) -> list:
-    """Map over tiles: on the CPU with one thread a core, each running torch on its own."""
+    """Map over tiles: on the CPU with a thread for each core."""
     if not tiles or tiles[0].index.is_cuda:
         return [function(tile) for tile in tiles]
-    futures = [_threads().submit(function, tile) for tile in tiles]
+    return in_threads(function, tiles)
+
+
+def in_threads(function: Callable[[Any], Any], parts: Iterable) -> list:
+    """Map over parts of work on the CPU: on a thread for each core, each running torch on its own."""
+    futures = [_threads().submit(function, part) for part in parts]
     try:
         return [future.result() for future in futures]
     finally:
