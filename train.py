@@ -14,6 +14,7 @@ import opt
 import plan
 import ranks
 import utils
+from cores import CORES
 from datasets import Place, open_source
 from datasets.grid import Grid
 from memory import Limits, chunk_bytes, memory_of
@@ -21,7 +22,6 @@ from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
 from models.engine import choose_engine
-from models.engine.reference import CORES
 from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
 from options import Options

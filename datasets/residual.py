@@ -1,17 +1,22 @@
 """What is left to learn at a level: the source minus what the coarser levels already say, block by block."""
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cores import TILE_VALUES, in_threads
 from datasets.beside import Beside
 from datasets.grid import Box, Grid
 from datasets.source import Source
 from ranks import Ranks
+
+# What makes the residual and the targets of some blocks, [n, c, p] each.
+Blocks = Callable[[], tuple[Tensor, Tensor]]
 
 
 class LevelTargets:
@@ -52,18 +57,21 @@ class LevelTargets:
         Several processes share the strips, and all of them must call this.
         """
         shape = (self.grid.n_blocks(self.level), self.source.signal.channels, self.grid.block_cells)
-        energy, amplitude = (torch.empty(shape[0], device=self.source.device) for _ in range(2))
+        energy, amplitude = (torch.zeros(shape[0], device=self.source.device) for _ in range(2))
         # Which chunks a process of several will train is not known yet.
         if ranks.count == 1 and shape[0] * shape[1] * shape[2] <= self.kept_values:
-            self._kept = torch.empty(shape, device=self.source.device)
+            self._kept = torch.zeros(shape, device=self.source.device)
         kind = self.grid.kind_of(torch.arange(shape[0], device=energy.device), self.level)
         counts = self.grid.count_real(kind, self.level) * shape[1]
-        for ids, residual, targets in self._read(list(ranks.share(self._strips))):
-            here = slice(ids.start, ids.stop)
+
+        def see(numbers: range, blocks: Blocks) -> None:
+            here, (residual, targets) = slice(numbers.start, numbers.stop), blocks()
             energy[here] = residual.square().sum((1, 2)) / counts[here]
             amplitude[here] = residual.abs().amax((1, 2))
             if self._kept is not None:
                 self._kept[here] = targets
+
+        self._visit(list(ranks.share(self._strips)), see)
         ends = itertools.pairwise([*self._firsts.tolist(), shape[0]])
         owned = list(zip(ranks.owners(self._strips), ends, strict=True))
         ranks.exchange([(owner, values[a:b]) for owner, (a, b) in owned for values in (energy, amplitude)])
@@ -91,7 +99,7 @@ class LevelTargets:
         if self._beside:
             self._expected = ids, self._beside.begin(lambda: self._gather(ids))
         else:
-            self.source.expect([self._cells(part) for part, _ in self._parts_of(ids)], self.level)
+            self.source.expect(map(self._cells, self._parts_of(ids.cpu().numpy())), self.level)
 
     def forget(self) -> None:
         """Free the targets kept from the survey or expected, as there is nothing left to gather, or little."""
@@ -101,15 +109,20 @@ class LevelTargets:
             self._expected = None
 
     def _gather(self, ids: Tensor) -> Tensor:
-        found = torch.empty(len(ids), self.source.signal.channels, self.grid.block_cells, device=self.source.device)
-        parts = self._parts_of(ids)
-        for (_, here), (numbers, _, targets) in zip(parts, self._read([part for part, _ in parts]), strict=True):
-            torch.index_select(targets, 0, ids[here] - numbers.start, out=found[here])
+        shape, wanted = (len(ids), self.source.signal.channels, self.grid.block_cells), ids.cpu().numpy()
+        found = torch.zeros(shape, device=self.source.device)
+
+        def see(numbers: range, blocks: Blocks) -> None:
+            a, b = np.searchsorted(wanted, [numbers.start, numbers.stop]).tolist()
+            if a < b:
+                torch.index_select(blocks()[1], 0, ids[a:b] - numbers.start, out=found[a:b])
+
+        self._visit(self._parts_of(wanted), see)
         return found
 
-    def _parts_of(self, ids: Tensor) -> list[tuple[Box, slice]]:
-        """The parts of the level's strips that hold blocks, by number in rising order, and which blocks each holds."""
-        wanted, parts = ids.cpu().numpy(), []
+    def _parts_of(self, wanted: np.ndarray) -> list[Box]:
+        """The parts of the level's strips that hold blocks, by number in rising order."""
+        parts = []
         ends = np.append(np.searchsorted(wanted, self._firsts), len(wanted))
         for n in np.flatnonzero(np.diff(ends)):
             strip, a, b = self._strips[n], int(ends[n]), int(ends[n + 1])
@@ -118,21 +131,34 @@ class LevelTargets:
             place = np.unravel_index(wanted[[a, b - 1]], self.grid.block_counts(self.level))[axis].tolist()
             low, high = ((*box[:axis], end, *box[axis + 1 :]) for box, end in
                          ((strip.start, place[0]), (strip.stop, place[1] + 1)))  # fmt: skip
-            parts.append((Box(low, high), slice(a, b)))
+            parts.append(Box(low, high))
         return parts
 
     def _cells(self, strip: Box) -> Box:
         return self.grid.clip(self.grid.cells_of(strip), self.level)
 
-    def _read(self, strips: list[Box]) -> Iterator[tuple[range, Tensor, Tensor]]:
-        """Numbers, residual and targets of the blocks of each strip: [n, c, p], zero in the padding."""
+    def _visit(self, strips: list[Box], see: Callable[[range, Blocks], None]) -> None:
+        """Show the blocks of strips, their numbers and what makes them; not those of which all cells are zero in the
+        source as in the prediction."""
         regions = [self._cells(strip) for strip in strips]
         # While one is worked on, the source reads the next.
         self.source.expect(regions, self.level)
         for strip, region in zip(strips, regions, strict=True):
-            yield self.grid.run(strip, self.level), *self._blocks(strip, region)
+            cells = self.source.read(region, self.level)
+            said = self.prediction(region) if self.prediction else None
 
-    def _blocks(self, strip: Box, region: Box) -> tuple[Tensor, Tensor]:
-        cells = self.source.read(region, self.level)
-        residual = self.grid.split(cells - self.prediction(region) if self.prediction else cells, strip)
-        return residual, residual if self.residual else self.grid.split(cells, strip)
+            def show(part: Box, region=region, cells=cells, said=said) -> None:
+                here = self._cells(part)
+                true, told = (None if whole is None else region.crop(whole, here) for whole in (cells, said))
+                if true.any() or (told is not None and told.any()):
+                    see(self.grid.run(part, self.level), lambda: self._blocks(part, true, told))
+
+            if cells.is_cuda:
+                see(self.grid.run(strip, self.level), functools.partial(self._blocks, strip, cells, said))
+            else:
+                in_threads(show, self.grid.boxes(self.level, TILE_VALUES // cells.shape[-1], region))
+
+    def _blocks(self, blocks: Box, cells: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Residual and targets of a box of blocks: [n, c, p], zero in the padding."""
+        residual = self.grid.split(cells if said is None else cells - said, blocks)
+        return residual, residual if self.residual else self.grid.split(cells, blocks)

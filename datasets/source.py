@@ -64,7 +64,7 @@ class Signal:
         """Values of the dtype as float32 in [0, 1]."""
         # float32 holds every number of up to 16 bits, so that only wider ones need the slower arithmetic.
         if self.dtype in ("bool", "uint8"):
-            return values.float() / self.high
+            return values.float().div_(self.high)
         return ((values.double() / 2 - self.low / 2) / self.half).float()
 
     def restore(self, values: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cores import TILE_VALUES, in_threads
 from datasets.file_array import FileArray
 from datasets.grid import Box, child, down
 from datasets.source import Signal, Source, levels_bytes, points
@@ -140,10 +141,24 @@ class StreamedSource(Source):
 
     def _averaged(self, region: Box, level: int, finer: int) -> Tensor:
         """A region of a level as means of a finer one, which is read for it."""
-        cells = self._stored(self._below(region, level, finer), finer)
-        for _ in range(finer, level):
-            cells = down(cells)
-        return cells
+        below = self._below(region, level, finer)
+        stored = self._raw(below, finer)
+        found = torch.zeros(*region.shape, self.signal.channels, device=self.device)
+
+        def put(part: Box) -> None:
+            cells = below.crop(stored, self._below(part, level, finer))
+            # The means of zeros are zero.
+            if cells.is_cuda or cells.any() or (self.signal.low and not finer):
+                cells = cells if finer else self.signal.normalise(cells)
+                for _ in range(finer, level):
+                    cells = down(cells)
+                region.crop(found, part)[...] = cells
+
+        if self.device.type == "cuda":
+            put(region)
+        else:
+            in_threads(put, self._parts(region, level, finer, TILE_VALUES // self.signal.channels))
+        return found
 
     def _below(self, region: Box, level: int, finer: int) -> Box:
         """The cells of a finer level that a region covers."""
@@ -158,11 +173,15 @@ class StreamedSource(Source):
 
     def _stored(self, region: Box, level: int) -> Tensor:
         """A region of a level that need not be averaged."""
+        cells = self._raw(region, level)
+        return cells if level else self.signal.normalise(cells)
+
+    def _raw(self, region: Box, level: int) -> Tensor:
+        """A region of such a level, and of the finest one as the file has it."""
         stored = self._levels.get(level)
         if isinstance(stored, Tensor):
             return points(self.shape, level).level_box(level).crop(stored, region)
-        cells = self._take((level, region)).to(self.device, non_blocking=True)
-        return cells if level else self.signal.normalise(cells)
+        return self._take((level, region)).to(self.device, non_blocking=True)
 
     def _expect(self, keys: Iterable[tuple[int, Box]]) -> None:
         keys = [key for key in dict.fromkeys(keys) if not isinstance(self._levels.get(key[0]), Tensor)]

@@ -20,6 +20,7 @@ FLOORS = {
     "options": 0,
     "refusals": 0,
     "opt": 0,
+    "cores": 0,
     "memory": 0,
     "ranks": 0,
     "launch": 0,

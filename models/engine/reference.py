@@ -8,15 +8,13 @@ cache and has a core to itself.
 """
 
 import dataclasses
-import functools
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cores import CORES, TILE_VALUES, in_threads
 from datasets.grid import up
 from losses import balanced_loss, block_mse
 from models.engine.contract import Blocks, Round, Window
@@ -26,12 +24,8 @@ from models.optimizers import BETA_2, map_rows, optimizer_class
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
 CPU_TILE = 64 * 20 * 256
 GPU_TILE = 2**27
-# Values of a region that are put together at once on the CPU: its steps stay in the cache.
-COMPOSED_VALUES = 2**17
 # Twice the longest vector of a CPU, in floats: torch's vector loops take two at a time.
 WHOLE_VECTORS = 32
-# Processes of one run share the cores of their machine.
-CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 # exp(-x^2 / 2a^2) = 2^(-u^2) with u = x * GAUSS / a.
 GAUSS = 0.8493218002880191
@@ -205,7 +199,7 @@ class ReferenceEngine:
         if values.is_cuda:
             put(window)
         else:
-            in_threads(put, window.cut(COMPOSED_VALUES // shape[-1]))
+            in_threads(put, window.cut(TILE_VALUES // shape[-1]))
         return values
 
 
@@ -262,24 +256,5 @@ def map_tiles(function: Callable[[Tile], Any], tiles: list[Tile]) -> list:
     """Map over tiles: on the CPU with a thread for each core."""
     if not tiles or tiles[0].index.is_cuda:
         return [function(tile) for tile in tiles]
-    return in_threads(function, tiles)
-
-
-def in_threads(function: Callable[[Any], Any], parts: Iterable) -> list:
-    """Map over parts of work on the CPU: on a thread for each core, each running torch on its own."""
-    futures = [_threads().submit(function, part) for part in parts]
-    try:
-        return [future.result() for future in futures]
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    def start() -> None:
-        torch.set_num_threads(1)
-        # Products of nearly underflowed activations are denormal, and a CPU is slow on those.
-        torch.set_flush_denormal(True)
-
-    return ThreadPoolExecutor(CORES, "engine", start)
+    # Products of nearly underflowed activations are denormal.
+    return in_threads(function, tiles, flush=True)
