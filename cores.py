@@ -11,7 +11,7 @@ import torch
 # Processes of one run share the cores of their machine.
 CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 # Values of a tile: the steps of its work stay within the cache of a core.
-TILE_VALUES = 2**17
+TILE_VALUES = 2**18
 
 
 def in_threads(function: Callable[[Any], Any], parts: Iterable, flush: bool = False) -> list:

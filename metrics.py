@@ -21,9 +21,10 @@ class Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: Tensor, each: int = 1) -> None:
+        """Add numbers, or sums of `each` numbers."""
         self.total += values.sum(dtype=torch.float64).item()
-        self.count += values.numel()
+        self.count += values.numel() * each
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)
@@ -74,10 +75,12 @@ class Seams:
         known = known or (0,) * len(start)
         for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
             since = [n if k != axis else max(n - 1, 0) for k, n in enumerate(known)]
-            step = error[tuple(slice(n, None) for n in since)].diff(dim=axis).abs().movedim(axis, 0)
-            at_border = (torch.arange(len(step), device=step.device) + first + since[axis] + 1) % p == 0
-            self.border.add(step[at_border])
-            self.inside.add(step[~at_border])
+            step = error[tuple(slice(n, None) for n in since)].diff(dim=axis).abs_()
+            layers = step.sum([k for k in range(step.ndim) if k != axis], dtype=torch.float64)
+            at_border = (torch.arange(len(layers), device=step.device) + first + since[axis] + 1) % p == 0
+            each = math.prod(step.shape[:axis] + step.shape[axis + 1 :])
+            self.border.add(layers[at_border], each)
+            self.inside.add(layers[~at_border], each)
 
     def __add__(self, other: "Seams") -> "Seams":
         return Seams(self.patch, self.border + other.border, self.inside + other.inside)

@@ -4,11 +4,13 @@ import functools
 import math
 import operator
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cores import TILE_VALUES, in_threads
 from datasets.grid import Box
 from datasets.source import Source
 from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
@@ -32,35 +34,85 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
     Args:
         strip_cells: cells that may be measured at once.
     """
-    ranks = ranks or Ranks()
-    squares, mean, similarity, overlap = Mean(), Mean(), Mean(), Overlap()
-    seams, worst = Seams(pyramid.grid.patch), 0.0
-    occupancy = source.signal.mode == "occupancy"
+    ranks, grid = ranks or Ranks(), pyramid.grid
     # Windows and steps that reach back into the strips before need their last cells.
-    reach = SSIM_WINDOW - 1 if pyramid.grid.ndim == 2 else 1
-    most = min(strip_cells, SSIM_STRIP_CELLS[source.device.type]) if pyramid.grid.ndim == 2 else strip_cells
-    grid = pyramid.grid
+    reach = SSIM_WINDOW - 1 if grid.ndim == 2 else 1
+    most = min(strip_cells, SSIM_STRIP_CELLS[source.device.type]) if grid.ndim == 2 else strip_cells
     regions = ranks.share([grid.clip(grid.cells_of(blocks), 0) for blocks in grid.boxes(0, most)])
-    wider = [Box(tuple(max(0, a - reach) for a in region.start), region.stop) for region in regions]
-    source.expect(wider, 0)
-    for region, wide in zip(regions, wider, strict=True):
+    source.expect([_wider(region, reach) for region in regions], 0)
+    sums = Sums.of(grid.patch)
+    for region in regions:
+        wide = _wider(region, reach)
         found, truth = pyramid.decode(wide), source.read(wide, 0)
-        error = found - truth
-        inner = wide.crop(error, region)
-        squares.add(inner.square())
-        mean.add(wide.crop(truth, region))
-        worst = max(worst, _block_mse(pyramid, inner, region).max().item())
-        seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
-        if pyramid.grid.ndim == 2:
-            similarity.add(ssim_map(found, truth))
-        if occupancy:
-            overlap.add(wide.crop(found, region) > 0.5, wide.crop(truth, region) > 0.5)
-    met = ranks.gather((squares, mean, similarity, overlap, seams, worst))
-    *sums, worsts = zip(*met, strict=True)
-    squares, mean, similarity, overlap, seams = (functools.reduce(operator.add, parts) for parts in sums)
-    worst = max(worsts)
-    figures = {"psnr": psnr(squares.value), "mean": mean.value, "psnr_worst_block": psnr(worst), "seam": seams.value}
-    return figures | ({"iou": overlap.value} if occupancy else {"ssim": similarity.value})
+
+        def measure(blocks: Box, wide=wide, found=found, truth=truth) -> Sums:
+            part = grid.clip(grid.cells_of(blocks), 0)
+            around = _wider(part, reach)
+            return _measured(pyramid, source.signal.mode, part, around, *(wide.crop(x, around) for x in (found, truth)))
+
+        if grid.ndim == 2 or found.is_cuda:
+            sums += measure(grid.blocks_touching(region))
+        else:
+            tiles = grid.boxes(0, TILE_VALUES // source.signal.channels, region)
+            sums = functools.reduce(operator.add, in_threads(measure, tiles), sums)
+    sums = functools.reduce(operator.add, ranks.gather(sums))
+    figures = {
+        "psnr": psnr(sums.squares.value),
+        "mean": sums.mean.value,
+        "psnr_worst_block": psnr(sums.worst),
+        "seam": sums.seams.value,
+    }
+    if source.signal.mode == "occupancy":
+        return figures | {"iou": sums.overlap.value}
+    return figures | {"ssim": sums.similarity.value}
+
+
+@dataclass
+class Sums:
+    """What is summed over regions, and the mean square error of the worst block."""
+
+    squares: Mean
+    mean: Mean
+    similarity: Mean
+    overlap: Overlap
+    seams: Seams
+    worst: float = 0.0
+
+    @classmethod
+    def of(cls, patch: tuple[int, ...]) -> "Sums":
+        """Of nothing yet, with blocks of `patch` cells along each axis."""
+        return cls(Mean(), Mean(), Mean(), Overlap(), Seams(patch))
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.squares + other.squares,
+            self.mean + other.mean,
+            self.similarity + other.similarity,
+            self.overlap + other.overlap,
+            self.seams + other.seams,
+            max(self.worst, other.worst),
+        )
+
+
+def _wider(region: Box, reach: int) -> Box:
+    """A region with the cells that windows and steps reach back to."""
+    return Box(tuple(max(0, a - reach) for a in region.start), region.stop)
+
+
+@torch.no_grad()
+def _measured(pyramid: Pyramid, mode: str, region: Box, wide: Box, found: Tensor, truth: Tensor) -> Sums:
+    """The sums of a region that is made of whole blocks, from the cells [*wide, c] around it."""
+    sums, error = Sums.of(pyramid.grid.patch), found - truth
+    inner = wide.crop(error, region)
+    sums.squares.add(inner.square())
+    sums.mean.add(wide.crop(truth, region))
+    sums.worst = _block_mse(pyramid, inner, region).max().item()
+    sums.seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
+    if pyramid.grid.ndim == 2:
+        sums.similarity.add(ssim_map(found, truth))
+    if mode == "occupancy":
+        sums.overlap.add(wide.crop(found, region) > 0.5, wide.crop(truth, region) > 0.5)
+    return sums
 
 
 def shape_distance(pyramid: Pyramid, about: dict) -> dict[str, float]:

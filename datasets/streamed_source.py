@@ -86,8 +86,10 @@ class StreamedSource(Source):
     def read(self, region: Box, level: int) -> Tensor:
         if level >= FIRST_STORED and level not in self._levels:
             self.prepare(level + 1, Ranks())
-        if level != 1:
+        if level >= FIRST_STORED:
             return self._stored(region, level)
+        if level == 0:
+            return self._averaged(region, 0, 0)
         parts = self._parts(region, 1, 0)
         if len(parts) == 1:
             return self._averaged(region, level, 0)
@@ -142,22 +144,25 @@ class StreamedSource(Source):
     def _averaged(self, region: Box, level: int, finer: int) -> Tensor:
         """A region of a level as means of a finer one, which is read for it."""
         below = self._below(region, level, finer)
-        stored = self._raw(below, finer)
-        found = torch.zeros(*region.shape, self.signal.channels, device=self.device)
+        stored = self._stored(below, finer)
+
+        def means(cells: Tensor) -> Tensor:
+            cells = cells if finer else self.signal.normalise(cells)
+            for _ in range(finer, level):
+                cells = down(cells)
+            return cells
+
+        if self.device.type == "cuda":
+            return means(stored)
+        found = torch.empty(*region.shape, self.signal.channels)
 
         def put(part: Box) -> None:
             cells = below.crop(stored, self._below(part, level, finer))
             # The means of zeros are zero.
-            if cells.is_cuda or cells.any() or (self.signal.low and not finer):
-                cells = cells if finer else self.signal.normalise(cells)
-                for _ in range(finer, level):
-                    cells = down(cells)
-                region.crop(found, part)[...] = cells
+            zero = not cells.any() and (finer or not self.signal.low)
+            region.crop(found, part)[...] = 0 if zero else means(cells)
 
-        if self.device.type == "cuda":
-            put(region)
-        else:
-            in_threads(put, self._parts(region, level, finer, TILE_VALUES // self.signal.channels))
+        in_threads(put, self._parts(region, level, finer, TILE_VALUES // self.signal.channels))
         return found
 
     def _below(self, region: Box, level: int, finer: int) -> Box:
@@ -172,12 +177,7 @@ class StreamedSource(Source):
         return list(points(self.shape, level).boxes(level, max(1, most), region))
 
     def _stored(self, region: Box, level: int) -> Tensor:
-        """A region of a level that need not be averaged."""
-        cells = self._raw(region, level)
-        return cells if level else self.signal.normalise(cells)
-
-    def _raw(self, region: Box, level: int) -> Tensor:
-        """A region of such a level, and of the finest one as the file has it."""
+        """A region of a level that need not be averaged; of the finest one as the file has it."""
         stored = self._levels.get(level)
         if isinstance(stored, Tensor):
             return points(self.shape, level).level_box(level).crop(stored, region)

@@ -161,7 +161,7 @@ class ReferenceEngine:
         """Evaluate every block at the cells `inputs` [in, p]: rows [n, row], amplitude [n] -> [n, c, p]."""
         p = inputs.shape[1]
         found = rows.new_empty(len(rows), network.n_out, p)
-        x = inputs[:, whole_vectors(torch.arange(p, device=inputs.device))]
+        x = inputs if p % WHOLE_VECTORS == 0 else inputs[:, whole_vectors(torch.arange(p, device=inputs.device))]
 
         @torch.no_grad()
         def evaluate(tile: Tile) -> None:
@@ -184,8 +184,7 @@ class ReferenceEngine:
             replace: a piece replaces the coarser level instead of adding to it.
         """
         shape = (*window.region.shape, pieces.shape[1])
-        # A tile of zeros, with nothing to add to it, is left as it is.
-        values = pieces.new_zeros(shape)
+        values = pieces.new_empty(shape)
         slots = torch.full(window.blocks.shape, -1, device=hit.device)
         slots.view(-1)[hit] = torch.arange(len(hit), device=hit.device)
 
@@ -193,8 +192,9 @@ class ReferenceEngine:
         def put(here: Window) -> None:
             slot = window.blocks.crop(slots, here.blocks).flatten()
             below = None if coarse is None else window.parent.crop(coarse, here.parent)
-            if (slot >= 0).any() or (below is not None and below.any()):
-                window.region.crop(values, here.region)[...] = _composed(here, below, pieces, slot, replace)
+            zero = not (slot >= 0).any() and (below is None or not below.any())
+            cells = 0 if zero else _composed(here, below, pieces, slot, replace)
+            window.region.crop(values, here.region)[...] = cells
 
         if values.is_cuda:
             put(window)
