@@ -22,6 +22,8 @@ from utils import UserError
 # strip.
 SSIM_STRIP_CELLS = {"cpu": 2**18, "cuda": 2**20}
 SSIM_VALUE_BYTES = 60
+# A whole surface is held in memory: of 1024^3 cells it takes 1.2 GiB.
+MOST_SURFACE_CELLS = 1024
 
 
 @torch.no_grad()
@@ -118,7 +120,8 @@ def _measured(pyramid: Pyramid, mode: str, region: Box, wide: Box, found: Tensor
 def shape_distance(pyramid: Pyramid, about: dict) -> dict[str, float]:
     """Chamfer distance and normal consistency of a shape's surface against the mesh it came from.
 
-    Not a number where that mesh is not known, not there any more, or where either has no surface.
+    Of a shape with more than MOST_SURFACE_CELLS along an axis it is that of cells averaged down to so many. Not a
+    number where that mesh is not known, not there any more, or where either has no surface.
     """
     unknown = {"chamfer": math.nan, "normal_consistency": math.nan}
     mesh = about.get("mesh")
@@ -127,9 +130,9 @@ def shape_distance(pyramid: Pyramid, about: dict) -> dict[str, float]:
     try:
         from datasets.mesh import read_mesh
         from datasets.surface import surface_distance
-        from surfaces import level_surface
+        from surfaces import coarse_surface
 
-        vertices, faces = level_surface(pyramid, about["bounds"])
+        vertices, faces = coarse_surface(pyramid, about["bounds"], 0, MOST_SURFACE_CELLS)
         if not len(faces):
             return unknown
         chamfer, consistency = surface_distance((vertices, faces), read_mesh(mesh))

@@ -12,6 +12,8 @@ from models.frame import Frame
 from models.pyramid import Pyramid
 
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
+# Cells decoded at once for a coarse surface, where a layer of blocks has no more.
+SLAB_CELLS = 2**23
 
 
 def level_surface(
@@ -63,7 +65,9 @@ def coarse_surface(
 
     # The last averages may reach over the edge, as the cells of a coarser level do.
     padded = Box((0, 0, 0), tuple(n * factor for n in shape))
-    return surface(read, shape, region_bounds(pyramid, bounds, level, padded))
+    # Of thinner slabs than blocks are, every network would be evaluated several times.
+    layers = max(pyramid.grid.patch[0], SLAB_CELLS // (whole.stop[1] * whole.stop[2]))
+    return surface(read, shape, region_bounds(pyramid, bounds, level, padded), slab=-(-layers // factor))
 
 
 def region_bounds(pyramid: Pyramid, bounds: Bounds, level: int, region: Box) -> Bounds:

@@ -122,11 +122,12 @@ QUALITY = [
 
 
 @pytest.mark.parametrize("grid", QUALITY, ids=str)
-def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid):
+def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid, monkeypatch):
     pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
     whole = report.quality(pyramid, source)
     assert len(list(grid.boxes(0, 1))) == grid.n_blocks(0)
-    for cells in (1, 60):
+    for cells, tile in ((1, 1), (60, 1), (60, 2**18), (2**22, 40)):
+        monkeypatch.setattr(report, "TILE_VALUES", tile)
         assert report.quality(pyramid, source, strip_cells=cells) == pytest.approx(whole, rel=1e-6, nan_ok=True)
 
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 from conftest import GRIDS, grid_id, random_box, random_pyramid
 
+import models.engine.reference
 import models.pyramid
 from datasets.grid import Box, Grid, up
 from models.block_mlp import BlockMLP
 from models.engine.reference import ReferenceEngine, forward
+from models.network import Network
 
 grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
 kinds = pytest.mark.parametrize("gaussian", [False, True], ids=["laplacian", "gaussian"])
@@ -46,6 +48,29 @@ def test_the_decode_of_every_level_equals_brute_force(grid, gaussian):
         assert found.dtype == torch.float32 and not found.requires_grad
         assert found.min() >= 0 and found.max() <= 1
         torch.testing.assert_close(found.double(), want, rtol=0, atol=1e-4)
+
+
+@grids
+@kinds
+def test_tiles_do_not_change_a_bit(grid, gaussian, monkeypatch):
+    """The blocks of the finest level that have a network are few, so that some tiles have none."""
+    pyramid = random_pyramid(grid, gaussian=gaussian, keep=0.2)
+    whole = [pyramid.decode(level=level) for level in range(grid.n_levels)]
+    monkeypatch.setattr(models.engine.reference, "TILE_VALUES", 1)
+    assert all(torch.equal(pyramid.decode(level=level), want) for level, want in enumerate(whole))
+
+
+def test_what_no_network_reaches_is_zero():
+    """One network at the coarser level reaches one cell further than its block when it is upsampled."""
+    grid = Grid((16, 16, 16), (4, 4, 4), 2)
+    pyramid = random_pyramid(grid, 1, keep=0)
+    network = Network(pyramid.inputs.shape[0], 4, 2, 1, "sigmoid")
+    rows = network.initial_rows(0, 1, torch.tensor([7]), 0.1)
+    pyramid.add(1, BlockMLP(network, torch.tensor([7]), torch.ones(1), rows))
+    decoded = pyramid.decode()[..., 0]
+    assert (decoded[7:, 7:, 7:] > 0).all()
+    decoded[7:, 7:, 7:] = 0
+    assert not decoded.any()
 
 
 @grids

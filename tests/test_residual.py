@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import GRIDS, all_cells, grid_id, make_source, random_pyramid
 
-from datasets.grid import Box
+import datasets.residual
+from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
-from datasets.source import ArraySource
+from datasets.source import ArraySource, Signal
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
@@ -93,6 +94,47 @@ def test_strips_do_not_change_a_bit(grid, strip, residual, kept):
     cut = LevelTargets(source, coarse, grid, 0, residual, strip_cells=strip, kept_values=kept)
     for want, have in zip((energy, amplitude, found), (*cut.survey(), cut.gather(ids)), strict=True):
         assert torch.equal(want, have)
+
+
+@grids
+@pytest.mark.parametrize("residual", [True, False], ids=["laplacian", "gaussian"])
+def test_tiles_do_not_change_a_bit(grid, residual, monkeypatch):
+    source, pyramid = make_source(grid.shape, 2), random_pyramid(grid, 2)
+    ids = torch.arange(0, grid.n_blocks(0), 3)
+
+    def found():
+        targets = LevelTargets(source, lambda box: pyramid.decode(box, 0), grid, 0, residual, kept_values=0)
+        return *targets.survey(), targets.gather(ids)
+
+    whole = found()
+    monkeypatch.setattr(datasets.residual, "TILE_VALUES", 2)
+    assert all(torch.equal(want, have) for want, have in zip(whole, found(), strict=True))
+
+
+def test_where_source_and_prediction_are_zero_nothing_is_left_to_learn(monkeypatch):
+    """A volume with one solid block, at its edge, and a prediction of another one: only these two are looked at."""
+    monkeypatch.setattr(datasets.residual, "TILE_VALUES", 1)
+    grid = Grid((9, 8, 7), (4, 4, 4), 1)
+    solid, told = np.zeros((9, 8, 7, 1), bool), torch.zeros(9, 8, 7, 1)
+    solid[8:, 4:, 4:] = True
+    told[:4, :4, :4] = 0.5
+    split, looked = Grid.split, []
+    monkeypatch.setattr(Grid, "split", lambda self, cells, blocks: looked.append(blocks) or split(self, cells, blocks))
+    source = ArraySource(solid, Signal.of(solid, "occupancy"))
+    targets = LevelTargets(source, lambda box: grid.level_box(0).crop(told, box), grid, 0, kept_values=0)
+    energy, amplitude = targets.survey()
+    want = torch.zeros(12)
+    want[0], want[11] = 0.25, 1
+    assert torch.equal(energy, want) and torch.equal(amplitude, want.sqrt())
+    assert set(looked) == {Box((0, 0, 0), (1, 1, 1)), Box((2, 1, 1), (3, 2, 2))}
+    found = targets.gather(torch.tensor([0, 5, 11]))
+    assert (found[0] == -0.5).all() and not found[1].any() and found[2].sum() == 4 * 3
+
+
+def test_nothing_is_left_to_learn_of_an_empty_volume():
+    empty = np.zeros((5, 4, 3, 1), bool)
+    targets = LevelTargets(ArraySource(empty, Signal.of(empty, "occupancy")), None, Grid((5, 4, 3), (2, 2, 2), 2), 0)
+    assert not any(values.any() for values in (*targets.survey(), targets.gather(torch.arange(3))))
 
 
 class Threads:

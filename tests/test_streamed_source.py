@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Counting, random_box
 
+import datasets.streamed_source
 from datasets import Place, open_source
 from datasets.file_array import FileArray
 from datasets.grid import Box
@@ -39,6 +40,22 @@ def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells, l
             found = streamed.read(region, level)
             assert found.dtype == torch.float32 and torch.equal(found, held.read(region, level))
     assert (streamed.shape, streamed.raw_bytes, streamed.held_bytes) == (held.shape, held.raw_bytes, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_tiles_and_zeros_do_not_change_a_bit(tmp_path, monkeypatch, shape, dtype):
+    """Of signed numbers zero is not the value that becomes zero."""
+    array = np.zeros((*shape, 1), dtype)
+    array.flat[-1] = -5 if dtype == np.int16 else 5
+    signal = Signal.of(array, "grey")
+    held = ArraySource(array, signal)
+    for tile in (1, 2**18):
+        monkeypatch.setattr(datasets.streamed_source, "TILE_VALUES", tile)
+        streamed = StreamedSource(Counting(array), shape, signal, "cpu", None, tmp_path, Reading(64, 2, 0))
+        for level in range(4):
+            whole = points(shape, level).level_box(level)
+            assert torch.equal(streamed.read(whole, level), held.read(whole, level))
 
 
 @pytest.mark.parametrize("level_bytes", [0, 10**9])
