@@ -12,9 +12,12 @@ from models.engine.contract import Window
 from models.frame import Frame
 from models.network import COLOUR
 from models.points import values_at
+from models.recent_blocks import RecentBlocks
 
 # Cells decoded at once by `strips`.
 STRIP_CELLS = 2**22
+# What was decoded last and is kept on a CPU, where networks cost more than memory: 32 MiB.
+RECENT_VALUES = 2**23
 # Points evaluated at once by `sample`.
 SAMPLED_POINTS = 2**16
 
@@ -37,6 +40,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.grid, self.encoding, self.channels, self.engine = grid, encoding, channels, engine
         self.levels = nn.ModuleDict()
+        self._recent = RecentBlocks(RECENT_VALUES)
         self.register_buffer("inputs", encoding(grid.coordinates()), persistent=False)
 
     def level(self, level: int) -> BlockMLP | None:
@@ -45,6 +49,7 @@ class Pyramid(nn.Module):
 
     def add(self, level: int, networks: BlockMLP) -> None:
         self.levels[str(level)] = networks
+        self._recent.forget()
 
     @property
     def n_params(self) -> int:
@@ -103,13 +108,21 @@ class Pyramid(nn.Module):
             none = self.inputs.new_empty(0, self.channels, self.grid.block_cells)
             return self.engine.compose(window, coarse, none, none.new_empty(0, dtype=torch.int64))
         numbers = self.grid.run(window.blocks, level)
-        if numbers is not None:
+        if self.inputs.is_cuda and numbers is not None:
             hit, found = networks.run(numbers)
+            pieces = self.engine.predict(networks.network, self.inputs, *found)
         else:
-            hit, rows = networks.find(self.grid.ids(window.blocks, level, self.inputs.device).flatten())
-            found = networks.take(rows)
-        pieces = self.engine.predict(networks.network, self.inputs, *found)
+            hit, places = networks.find(self.grid.ids(window.blocks, level, self.inputs.device).flatten())
+            pieces = self._pieces(level, networks, places)
         return self.engine.compose(window, coarse, pieces, hit, networks.network.output == COLOUR)
+
+    def _pieces(self, level: int, networks: BlockMLP, places: Tensor) -> Tensor:
+        """What the networks at some places of a level give, [m, c, p]."""
+
+        def evaluate(places: Tensor) -> Tensor:
+            return self.engine.predict(networks.network, self.inputs, *networks.take(places))
+
+        return evaluate(places) if places.is_cuda else self._recent.get(level, places, evaluate)
 
     def sample(self, points: Tensor) -> Tensor:
         """The values at points between the cells of the finest level, [m, c] float32 in [0, 1].

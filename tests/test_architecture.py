@@ -70,6 +70,7 @@ FLOORS = {
     "models.block_mlp": 2,
     "models.draft": 2,
     "models.rows": 2,
+    "models.recent_blocks": 2,
     "models.precision": 2,
     "models.points": 2,
     "models.training_copy": 2,
