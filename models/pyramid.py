@@ -48,6 +48,7 @@ class Pyramid(nn.Module):
         return self.levels[str(level)] if str(level) in self.levels else None  # noqa: SIM401 (a ModuleDict has no get)
 
     def add(self, level: int, networks: BlockMLP) -> None:
+        """Add a finished level, or replace one. Its rows may not change any more while it is here."""
         self.levels[str(level)] = networks
         self._recent.forget()
 

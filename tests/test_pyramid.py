@@ -60,6 +60,25 @@ def test_tiles_do_not_change_a_bit(grid, gaussian, monkeypatch):
     assert all(torch.equal(pyramid.decode(level=level), want) for level, want in enumerate(whole))
 
 
+def test_a_level_that_is_put_in_the_place_of_another_is_the_one_that_is_decoded():
+    grid = GRIDS[4]
+    pyramid, other = random_pyramid(grid), random_pyramid(grid, seed=1)
+    pyramid.decode()
+    for level in range(grid.n_levels):
+        pyramid.add(level, other.level(level))
+    assert torch.equal(pyramid.decode(), other.decode())
+
+
+@grids
+def test_how_much_is_kept_of_what_blocks_gave_does_not_change_a_bit(grid, monkeypatch):
+    want = random_pyramid(grid).decode()
+    monkeypatch.setattr(models.pyramid, "RECENT_VALUES", 3 * grid.block_cells)
+    pyramid = random_pyramid(grid)
+    for box in grid.boxes(0, 1):
+        region = grid.clip(grid.cells_of(box), 0)
+        assert torch.equal(pyramid.decode(region), grid.level_box(0).crop(want, region))
+
+
 def test_what_no_network_reaches_is_zero():
     """One network at the coarser level reaches one cell further than its block when it is upsampled."""
     grid = Grid((16, 16, 16), (4, 4, 4), 2)
@@ -128,8 +147,10 @@ def test_in_a_gaussian_pyramid_a_block_with_a_network_forgets_the_coarser_level(
     grid = Grid((16, 16), (8, 4), 2)
     pyramid = random_pyramid(grid, gaussian=True, keep=2)
     before = pyramid.decode()
+    networks = pyramid.level(1)
     with torch.no_grad():
-        pyramid.level(1).rows.mul_(-2)
+        networks.rows.mul_(-2)
+    pyramid.add(1, networks)
     assert not torch.equal(pyramid.decode(level=1), random_pyramid(grid, gaussian=True, keep=2).decode(level=1))
     assert torch.equal(pyramid.decode(), before)
 
