@@ -72,13 +72,17 @@ class Seams:
 
         Along each axis its first `known` layers were added before, and only steps from them to the rest are new.
         """
-        known = known or (0,) * len(start)
+        known, perfect = known or (0,) * len(start), not error.abs().amax()
         for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
             since = [n if k != axis else max(n - 1, 0) for k, n in enumerate(known)]
-            step = error[tuple(slice(n, None) for n in since)].diff(dim=axis).abs_()
-            layers = step.sum([k for k in range(step.ndim) if k != axis], dtype=torch.float64)
-            at_border = (torch.arange(len(layers), device=step.device) + first + since[axis] + 1) % p == 0
-            each = math.prod(step.shape[:axis] + step.shape[axis + 1 :])
+            cells = error[tuple(slice(n, None) for n in since)]
+            others = [k for k in range(cells.ndim) if k != axis]
+            if perfect:
+                layers = cells.new_zeros(cells.shape[axis] - 1)
+            else:
+                layers = cells.diff(dim=axis).abs_().sum(others, dtype=torch.float64)
+            at_border = (torch.arange(len(layers), device=cells.device) + first + since[axis] + 1) % p == 0
+            each = math.prod(cells.shape[k] for k in others)
             self.border.add(layers[at_border], each)
             self.inside.add(layers[~at_border], each)
 

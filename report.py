@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cores import TILE_VALUES, in_threads
-from datasets.grid import Box
+from datasets.grid import Box, is_zero
 from datasets.source import Source
 from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
@@ -105,11 +105,14 @@ def _wider(region: Box, reach: int) -> Box:
 def _measured(pyramid: Pyramid, mode: str, region: Box, wide: Box, found: Tensor, truth: Tensor) -> Sums:
     """The sums of a region that is made of whole blocks, from the cells [*wide, c] around it."""
     sums, error = Sums.of(pyramid.grid.patch), found - truth
+    sums.seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
+    if pyramid.grid.ndim == 3 and is_zero(found) and is_zero(truth):
+        sums.squares.count = sums.mean.count = region.size * truth.shape[-1]
+        return sums
     inner = wide.crop(error, region)
     sums.squares.add(inner.square())
     sums.mean.add(wide.crop(truth, region))
     sums.worst = _block_mse(pyramid, inner, region).max().item()
-    sums.seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
     if pyramid.grid.ndim == 2:
         sums.similarity.add(ssim_map(found, truth))
     if mode == "occupancy":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cores import TILE_VALUES, in_threads
 from datasets.beside import Beside
-from datasets.grid import Box, Grid
+from datasets.grid import Box, Grid, is_zero
 from datasets.source import Source
 from ranks import Ranks
 
@@ -150,7 +150,7 @@ class LevelTargets:
             def show(part: Box, region=region, cells=cells, said=said) -> None:
                 here = self._cells(part)
                 true, told = (None if whole is None else region.crop(whole, here) for whole in (cells, said))
-                if true.any() or (told is not None and told.any()):
+                if not is_zero(true) or (told is not None and not is_zero(told)):
                     see(self.grid.run(part, self.level), lambda: self._blocks(part, true, told))
 
             if cells.is_cuda:

@@ -159,7 +159,7 @@ class StreamedSource(Source):
         def put(part: Box) -> None:
             cells = below.crop(stored, self._below(part, level, finer))
             # The means of zeros are zero.
-            zero = not cells.any() and (finer or not self.signal.low)
+            zero = (finer or not self.signal.low) and not cells.numpy().any()
             region.crop(found, part)[...] = 0 if zero else means(cells)
 
         in_threads(put, self._parts(region, level, finer, TILE_VALUES // self.signal.channels))

@@ -9,6 +9,7 @@ from conftest import level_cells, make_source, random_pyramid
 
 import report
 from datasets.grid import Grid
+from datasets.source import ArraySource, Signal
 from metrics import Mean, Overlap, Seams, psnr, ssim_map
 
 
@@ -143,6 +144,19 @@ def test_the_figures_of_a_run_against_brute_force(grid, monkeypatch):
     assert found["psnr_worst_block"] == pytest.approx(-10 * np.log10(max(map(np.mean, blocks.values()))))
     if min(grid.block_counts(0)) > 1:
         assert found["seam"] == pytest.approx(seam_by_brute_force(error, grid.patch), rel=1e-5)
+
+
+def test_the_figures_of_a_volume_that_is_empty_but_for_a_block_against_brute_force(monkeypatch):
+    monkeypatch.setattr(report, "TILE_VALUES", 8)
+    grid = Grid((9, 7, 6), (2, 2, 3), 1)
+    pyramid, cells = random_pyramid(grid, channels=1, keep=0.05, seed=3), np.zeros((9, 7, 6, 1), bool)
+    cells[8:, 4:6, 3:] = True
+    error = pyramid.decode().numpy() - cells
+    assert 0 < (error != 0).mean() < 0.5
+    found = report.quality(pyramid, ArraySource(cells, Signal.of(cells, "occupancy")))
+    assert found["psnr"] == pytest.approx(-10 * np.log10((error**2).mean()))
+    assert found["mean"] == pytest.approx(cells.mean())
+    assert found["seam"] == pytest.approx(seam_by_brute_force(error, grid.patch), rel=1e-5)
 
 
 def test_a_perfect_reconstruction_has_infinite_psnr_and_no_seams():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cores import CORES, TILE_VALUES, in_threads
-from datasets.grid import up
+from datasets.grid import is_zero, up
 from losses import balanced_loss, block_mse
 from models.engine.contract import Blocks, Round, Window
 from models.network import COLOUR, Layer, Network
@@ -192,7 +192,7 @@ class ReferenceEngine:
         def put(here: Window) -> None:
             slot = window.blocks.crop(slots, here.blocks).flatten()
             below = None if coarse is None else window.parent.crop(coarse, here.parent)
-            zero = not (slot >= 0).any() and (below is None or not below.any())
+            zero = not (slot >= 0).any() and (below is None or is_zero(below))
             cells = 0 if zero else _composed(here, below, pieces, slot, replace)
             window.region.crop(values, here.region)[...] = cells
 
