@@ -61,7 +61,8 @@ def coarse_surface(
     def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
         box = pyramid.grid.clip(Box(start, stop).map(lambda a, b: (a * factor, b * factor)), level)
         values = (read_cells or pyramid.decode)(box, level).movedim(-1, 0)
-        return F.avg_pool3d(values, factor, ceil_mode=True)[0].cpu().numpy()
+        window = [min(factor, n) for n in box.shape]
+        return F.avg_pool3d(values, window, factor, ceil_mode=True)[0].cpu().numpy()
 
     # The last averages may reach over the edge, as the cells of a coarser level do.
     padded = Box((0, 0, 0), tuple(n * factor for n in shape))
