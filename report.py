@@ -22,7 +22,7 @@ from utils import UserError
 # strip.
 SSIM_STRIP_CELLS = {"cpu": 2**18, "cuda": 2**20}
 SSIM_VALUE_BYTES = 60
-# A whole surface is held in memory: of 1024^3 cells it takes 1.2 GiB.
+# A whole surface is held in memory: of 1024^3 averaged cells it adds about 2 GiB.
 MOST_SURFACE_CELLS = 1024
 
 
