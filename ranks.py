@@ -2,7 +2,8 @@
 
 A run on several devices is one process for each, and they train apart. They meet where a level begins and ends; in
 between they take chunks from a common counter and say how far they are, and wait for nobody. What they say goes over
-TCP (gloo), which notices at once when one of them is gone; tensors go from device to device (NCCL on GPUs).
+TCP (gloo), which notices at once when one of them is gone; tensors go from device to device (NCCL on GPUs). Where a
+whole machine is gone without a word, its processes are missed when they give no sign of life any more.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import functools
 import itertools
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,8 @@ from utils import Done, UserError, complaint
 START, PATIENCE = timedelta(minutes=5), timedelta(days=7)
 # Seconds between two looks at the others while waiting for them.
 LOOK = 0.25
+# Seconds between two signs of life, and after how many without one a process is taken for gone.
+BEAT, SILENCE = 5.0, 60.0
 _fits = itertools.count()
 
 
@@ -111,6 +115,11 @@ class Group(Ranks):
         super().__init__(number, count, local)
         self._store, self._tensors = store, tensors
         self._said: set[str] = set()
+        # Of each other process: its last sign of life, and when that was new.
+        self._heard: dict[int, tuple[bytes, float]] = {}
+        self._listened = time.monotonic()
+        self._gone = threading.Event()
+        threading.Thread(target=self._live, name="beat", daemon=True).start()
 
     def take(self, counter: str) -> int:
         with _or_lost():
@@ -168,11 +177,33 @@ class Group(Ranks):
         with contextlib.suppress(RuntimeError):
             self._store.set("ended", str(self.number))
 
+    def leave(self) -> None:
+        """Give no more signs of life."""
+        self._gone.set()
+
+    def _live(self) -> None:
+        """Give a sign of life now and then: a number that rises."""
+        with contextlib.suppress(RuntimeError):
+            for beat in itertools.count():
+                self._store.set(f"beat/{self.number}", str(beat))
+                if self._gone.wait(BEAT):
+                    return
+
     def _look(self) -> None:
         with _or_lost():
-            if not self._store.check(["ended"]):
+            if self._store.check(["ended"]):
+                raise Lost
+            now = time.monotonic()
+            if now - self._listened < BEAT:
                 return
-        raise Lost
+            for number in set(range(self.count)) - {self.number}:
+                key = f"beat/{number}"
+                beat = self._store.get(key) if self._store.check([key]) else b""
+                if self._heard.get(number, (None,))[0] != beat:
+                    self._heard[number] = beat, now
+                elif now - self._heard[number][1] > SILENCE + now - self._listened:
+                    raise Lost
+            self._listened = now
 
     def _meet(self) -> None:
         """Wait for the others, awake to signals and to the end of one of them."""
@@ -239,4 +270,6 @@ def join(cuda: bool) -> Iterator[Ranks]:
     except BaseException:
         group.end()
         raise
+    finally:
+        group.leave()
     dist.destroy_process_group()

@@ -48,7 +48,7 @@ class Pyramid(nn.Module):
         return self.levels[str(level)] if str(level) in self.levels else None  # noqa: SIM401 (a ModuleDict has no get)
 
     def add(self, level: int, networks: BlockMLP) -> None:
-        """Add a finished level, or replace one. Its rows may not change any more while it is here."""
+        """Add a finished level, or replace one."""
         self.levels[str(level)] = networks
         self._recent.forget()
 
@@ -123,7 +123,11 @@ class Pyramid(nn.Module):
         def evaluate(places: Tensor) -> Tensor:
             return self.engine.predict(networks.network, self.inputs, *networks.take(places))
 
-        return evaluate(places) if places.is_cuda else self._recent.get(level, places, evaluate)
+        if places.is_cuda:
+            return evaluate(places)
+        # Rows may be trained further; torch counts what is written into a tensor.
+        written = [part._version for part in (networks.rows, networks.amplitude) if isinstance(part, Tensor)]
+        return self._recent.get((level, *written), places, evaluate)
 
     def sample(self, points: Tensor) -> Tensor:
         """The values at points between the cells of the finest level, [m, c] float32 in [0, 1].

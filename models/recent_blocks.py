@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ class RecentBlocks:
 
     def __init__(self, most_values: int):
         self._most, self._lock = most_values, threading.Lock()
-        self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, int], Tensor] = OrderedDict()
 
-    def get(self, level: int, places: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `evaluate` gives, [m, c, p], for the blocks at `places`, int64 [m], of a level; it is called with those
-        of which it is not known."""
+    def get(self, level: Hashable, places: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `evaluate` gives, [m, c, p], for the blocks at `places`, int64 [m], of a level in some state; it is
+        called with those of which it is not known."""
         keys = [(level, place) for place in places.tolist()]
         with self._lock:
             found = [self._kept.get(key) for key in keys]

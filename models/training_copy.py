@@ -38,7 +38,7 @@ class TrainingCopy:
 
     def pruned(self, done: Tensor) -> "TrainingCopy":
         """This copy without the blocks where `done`, bool [n], is true. They never move again."""
-        if not done.any():
-            return self
         keep = (~done).nonzero()[:, 0]
+        if len(keep) == len(self):
+            return self
         return replace(self, blocks=self.blocks.select(keep), index=self.index[keep])

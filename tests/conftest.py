@@ -1,8 +1,10 @@
 """What several test files need: small signals, random pyramids, boxes, networks."""
 
 import itertools
+import os
 
 import numpy as np
+import pytest
 import torch
 
 from datasets.file_array import handed
@@ -14,6 +16,23 @@ from models.engine import Blocks, ReferenceEngine
 from models.network import Network
 from models.precision import rounded
 from models.pyramid import Pyramid
+
+GPU = torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not GPU:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_runtest_setup(item):
+    """Runs train on the CPU, also where there is a GPU, but in tests of what is particular to one."""
+    shown = GPU and item.get_closest_marker("gpu") is not None
+    torch.cuda.is_available = lambda: shown
+    # This process has looked already; those that it starts have not.
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None) if shown else os.environ.update(CUDA_VISIBLE_DEVICES="")
+
 
 # Grids of 2 and 3 axes, degenerate ones first: one cell, one block, a block larger than the level, prime sizes.
 GRIDS = [

@@ -5,7 +5,7 @@ import torch
 
 from datasets.beside import Beside
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GRIDS, grid_id, level_cells, random_box
-from test_fused import DEVICE, GPU, INTERPRETED
+from conftest import GPU, GRIDS, grid_id, level_cells, random_box
+from test_fused import DEVICE, INTERPRETED
 
 from models.engine.contract import Window
 from models.engine.reference import ReferenceEngine

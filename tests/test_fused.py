@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import GPU
 
 from models.engine.contract import Blocks, Round, cell_order
 from models.engine.reference import ReferenceEngine
 from models.network import Network
 from utils import UserError
 
-GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if GPU else "cpu")
 COMPOSE = str(Path(__file__).with_name("test_compose.py"))
 PRECISIONS = ["float32", "tf32", "bfloat16"] if GPU else ["float32"]
 
 here = pytest.mark.skipif(not GPU and not INTERPRETED, reason="runs in the process of test_under_the_interpreter")
-gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 if GPU or INTERPRETED:
     pytest.importorskip("triton")
@@ -265,7 +264,7 @@ def test_refusal_has_a_reason():
         FusedEngine("radam", "float16")
 
 
-@gpu
+@pytest.mark.gpu
 def test_refusal_on_a_gpu():
     assert refusal(Network(16, 64, 5, 4, "sin"), "adam", DEVICE) is None
     assert refusal(Network(210, 32, 3, 1, "sigmoid"), "radam", DEVICE) is None
@@ -273,7 +272,7 @@ def test_refusal_on_a_gpu():
     assert "fit on the chip" in refusal(Network(16, 256, 3, 3, "sin"), "radam", DEVICE)
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("output", ["sin", "sigmoid"])
 def test_a_round_ends_as_well(output, precision):

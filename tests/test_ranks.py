@@ -21,6 +21,7 @@ import launch
 import models.level_fit
 import models.miner
 import opt
+import ranks
 import train
 from datasets.image_writer import write_image
 from datasets.source import ArraySource, Signal, points
@@ -95,6 +96,26 @@ def talk() -> dict:
         group.gather("nobody is there")
         heard["lost"] = False
     return heard
+
+
+def freeze() -> bool:
+    """In each of two processes, of which the second stands still as if its machine were gone: whether the first has
+    noticed it."""
+    ranks.BEAT, ranks.SILENCE, lost = 0.05, 0.5, True
+    with contextlib.suppress(Lost), join(cuda=False) as group:
+        _, second = group.gather(os.getpid())
+        if group.number == 1:
+            os.kill(second, signal.SIGSTOP)
+        try:
+            group.gather("nobody answers")
+            lost = False
+        finally:
+            os.kill(second, signal.SIGCONT)
+    return lost
+
+
+def test_a_process_that_gives_no_sign_of_life_is_missed():
+    assert launch.run(freeze, 2)
 
 
 def shared_levels(group: Ranks) -> list[tuple[bool, bool, int]]:

@@ -12,7 +12,6 @@ from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
 from datasets.source import ArraySource, Signal
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 grids = pytest.mark.parametrize("grid", GRIDS, ids=grid_id)
 
 
@@ -151,7 +150,7 @@ class Threads:
         return begun.result()
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_targets_made_beside_other_work_are_those_asked_for(device):
     grid = GRIDS[4]
     signal = make_source(grid.shape, 2)

@@ -105,7 +105,7 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
     assert reader.asked.count(regions[1]) == 2 and not streamed._ahead.reading
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("level_bytes", [0, 10**9])
 def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tmp_path, level_bytes):
     array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(np.uint8)

@@ -203,6 +203,27 @@ def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves
     assert same_model("straight", "turns")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("waves", [1, 3, 6])
+def test_chunks_that_take_turns_on_a_gpu_give_the_model_of_one_chunk_after_a_resume_too(waves, monkeypatch):
+    run("--exp_name", "straight")
+    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    step, flying = models.miner.Miner.training_step, []
+
+    def die(self, batch, batch_idx):
+        if len(flying) == waves:
+            raise RuntimeError("power is gone")
+        step(self, batch, batch_idx)
+        flying.append(len(self._points))
+
+    monkeypatch.setattr(models.miner.Miner, "training_step", die)
+    with pytest.raises(RuntimeError, match="power is gone"):
+        run("--exp_name", "turns", "--b_chunks", "5")
+    monkeypatch.setattr(models.miner.Miner, "training_step", step)
+    result = train(*opt.parse(["--exp_name", "turns", "--resume", "--quiet"]))
+    assert result["engine"] == "fused" and same_model("straight", "turns")
+
+
 def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one():
     # No block is good enough before the last round, so that there is time to kill it.
     long = ["--num_epochs", "3", "90", "--val_freq", "3", "--prune_thr", "1e-12"]
@@ -482,7 +503,6 @@ def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
         train(*opt.parse(["--input_size", "64", "64", "--patch_size", "1024", "--memory", "64MiB"]))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the fused engine runs")
 def test_a_precision_that_the_engine_does_not_have_is_said(capsys):
     run("--exp_name", "a", "--precision", "tf32")
     assert "--precision tf32 is of the fused engine" in capsys.readouterr().err

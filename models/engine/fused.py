@@ -136,8 +136,8 @@ class FusedEngine:
         state = blocks.moments["state"][0] if blocks.moments else None
         moments = [state[name].clone() if state else torch.zeros_like(rows) for name in ("exp_avg", "exp_avg_sq")]
         done = int(state["step"]) if state else 0
-        fresh = optimizer_class(self.optimizer, self.beta2)([rows], lr=round_.start_lr)
-        group = (blocks.moments or fresh.state_dict())["param_groups"][0]
+        settings = (self.optimizer, self.beta2, round_.start_lr)
+        group = blocks.moments["param_groups"][0] if blocks.moments else _fresh_group(*settings)
         betas, eps = group["betas"], group["eps"]
         coefficients = _coefficients(self.optimizer, done, tuple(round_.lr), tuple(betas), eps, rows.device)
         cells, counts = round_.table
@@ -269,6 +269,12 @@ def _misfit(network: Network, optimizer: str) -> str | None:
 
 
 # What follows is the same for many launches, and takes longer than one: a tensor is known by its identity.
+
+
+@functools.lru_cache(maxsize=8)
+def _fresh_group(optimizer: str, beta2: float, lr: float) -> dict:
+    """What torch's optimizer says of its settings before the first step."""
+    return optimizer_class(optimizer, beta2)([torch.zeros(1)], lr=lr).state_dict()["param_groups"][0]
 
 
 @made_once(8)
