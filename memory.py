@@ -46,7 +46,7 @@ class Memory:
     def strip_cells(self, channels: int, streamed: bool) -> int:
         """Cells of a level that are handled at once."""
         most = self.most_streamed_cells if streamed else MOST_STRIP_CELLS
-        return max(1, min(most, self.device // 4 // (STRIP_VALUE_BYTES * channels)))
+        return max(1, min(most, self.device // 8 // (STRIP_VALUE_BYTES * channels)))
 
     def reading(self, channels: int, itemsize: int) -> "Reading":
         """How a source that is not held stays within the quarter that it would have.
@@ -74,7 +74,8 @@ class Memory:
         """
         one = self.chunks * chunk_bytes(1, channels * block_cells, row_size)
         chunk = max(2, min(most_blocks, self.device // 4 // one))
-        return Limits(self.strip_cells(channels, streamed), self.device // 8 // 4, chunk, self.device // 8)
+        eighth = self.device // 8
+        return Limits(self.strip_cells(channels, streamed), eighth // 4, eighth // 4, chunk, eighth)
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ class Limits:
     Args:
         strip_cells: cells of a level that are handled at once.
         kept_values: most values of a level whose targets are kept from its survey until they are trained.
+        decoded_values: most values of a finished level that is held decoded, as the finer ones build upon it.
         chunk_blocks: most blocks of a chunk.
         row_bytes: finished rows of all levels that are kept in memory; those beyond stay in files.
     """
 
     strip_cells: int = MOST_STRIP_CELLS
     kept_values: int = 2**27
+    decoded_values: int = 2**27
     chunk_blocks: int = 2**14
     row_bytes: int = 2**62
 

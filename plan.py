@@ -106,8 +106,10 @@ def memory(
     levels = source.level_bytes
     cells, cuda = grid.level_box(0).size, source.device.type == "cuda"
     strip = min(limits.strip_cells, cells) * channels * STRIP_VALUE_BYTES
-    rows, most = 0, 0
+    rows, decoded, most = 0, 0, 0
     for plan in plans:
+        coarser = grid.level_box(plan.level + 1).size * channels if plan.level + 1 < grid.n_levels else 0
+        decoded = 4 * coarser if coarser <= limits.decoded_values else decoded
         level = plan.blocks * values
         kept = 4 * level if level <= limits.kept_values else 0
         chunk = min(plan.trained, recipe.b_chunks)
@@ -121,7 +123,7 @@ def memory(
         gathered = kept + 4 * chunk * values
         # What strips took of a GPU is used again; of the host it is not given back.
         work = max(kept + strip, gathered, training) if cuda else strip + max(gathered, training)
-        most = max(most, rows + added + work)
+        most = max(most, rows + added + decoded + work)
         rows += added
     # The saved model is measured while the fitted one is still there.
     loaded = 4 * sum(plan.params for plan in plans)

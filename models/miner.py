@@ -179,6 +179,8 @@ class Miner(pl.LightningModule):
     def _level(self, level: int) -> Iterator[Wave]:
         grid = self.pyramid.grid
         prediction = None if level == grid.n_levels - 1 else lambda region: self.pyramid.decode(region, level)
+        if prediction and grid.level_box(level + 1).size * self.pyramid.channels <= self.limits.decoded_values:
+            self.pyramid.hold(level + 1, self.limits.strip_cells)
         sizes = self.limits.strip_cells, self.limits.kept_values
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual, *sizes)
         heirs, room = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes

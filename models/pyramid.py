@@ -41,6 +41,7 @@ class Pyramid(nn.Module):
         self.grid, self.encoding, self.channels, self.engine = grid, encoding, channels, engine
         self.levels = nn.ModuleDict()
         self._recent = RecentBlocks(RECENT_VALUES)
+        self._held: tuple[int, Tensor] | None = None
         self.register_buffer("inputs", encoding(grid.coordinates()), persistent=False)
 
     def level(self, level: int) -> BlockMLP | None:
@@ -51,6 +52,22 @@ class Pyramid(nn.Module):
         """Add a finished level, or replace one."""
         self.levels[str(level)] = networks
         self._recent.forget()
+        if self._held and (level == 0 or self._held[0] <= level):
+            self._held = None
+
+    @torch.no_grad()
+    def hold(self, level: int, most_cells: int | None = None) -> None:
+        """Hold a level decoded whole, in place of one held before, so that finer ones are decoded from it: until it, a
+        coarser one or the finest is added. Its rows and those of coarser levels may not change meanwhile.
+
+        Args:
+            most_cells: decoded at once.
+        """
+        box = self.grid.level_box(level)
+        whole = self.inputs.new_empty(*box.shape, self.channels)
+        for part in self.strips(level, most_cells=most_cells):
+            box.crop(whole, part)[...] = self.decode(part, level)
+        self._held = level, whole
 
     @property
     def n_params(self) -> int:
@@ -102,6 +119,8 @@ class Pyramid(nn.Module):
                 raise ValueError(f"part {part.start} to {part.stop} is not inside a frame of {frame.size}")
             box = frame.cells(part)
             return frame.resample(self.decode(box, frame.source), part).clamp_(0, 1)
+        if self._held and self._held[0] == level:
+            return whole.crop(self._held[1], region).clone()
         window = Window(self.grid, level, region)
         coarse = self.decode(window.parent, level + 1) if level < self.grid.n_levels - 1 else None
         networks = self.level(level)

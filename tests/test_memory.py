@@ -22,13 +22,13 @@ def test_the_parts_of_a_fit_are_together_no_more_than_the_whole(size, channels):
         ahead = reading.strips_ahead * reading.strip_cells * channels * itemsize
         source = max(source, reading.level_bytes + ahead)
         assert reading.strips_ahead >= 1 and reading.level_bytes > 0
-    assert strip + chunk + source + limits.row_bytes + 4 * limits.kept_values <= size
+    assert strip + chunk + source + limits.row_bytes + 4 * (limits.kept_values + limits.decoded_values) <= size
     assert 2 <= limits.chunk_blocks <= 2**14 and 1 <= limits.strip_cells <= MOST_STRIP_CELLS
 
 
 def test_more_memory_never_means_less_at_once():
     every = [Memory(2**k, 2**k).limits(3, 1024, 800, 2**14) for k in range(10, 40)]
-    for name in ("strip_cells", "kept_values", "chunk_blocks", "row_bytes"):
+    for name in ("strip_cells", "kept_values", "decoded_values", "chunk_blocks", "row_bytes"):
         sizes = [getattr(limits, name) for limits in every]
         assert sizes == sorted(sizes)
 

@@ -79,6 +79,31 @@ def test_how_much_is_kept_of_what_blocks_gave_does_not_change_a_bit(grid, monkey
         assert torch.equal(pyramid.decode(region), grid.level_box(0).crop(want, region))
 
 
+@grids
+@kinds
+def test_a_level_that_is_held_decoded_does_not_change_a_bit(grid, gaussian):
+    pyramid, boxes = random_pyramid(grid, gaussian=gaussian), list(grid.boxes(0, 1))
+    want = [pyramid.decode(level=level) for level in range(grid.n_levels)]
+    for held in reversed(range(grid.n_levels)):
+        pyramid.hold(held, most_cells=7)
+        assert all(torch.equal(pyramid.decode(level=level), whole) for level, whole in enumerate(want))
+        region = grid.clip(grid.cells_of(boxes[len(boxes) // 2]), 0)
+        found = pyramid.decode(region)
+        assert torch.equal(found, grid.level_box(0).crop(want[0], region))
+        # It is the caller's.
+        found.zero_()
+        assert torch.equal(pyramid.decode(), want[0])
+
+
+def test_what_is_held_is_let_go_of_when_it_may_be_another():
+    grid = GRIDS[4]
+    pyramid, other = random_pyramid(grid), random_pyramid(grid, seed=1)
+    for level in reversed(range(grid.n_levels)):
+        pyramid.hold(min(level + 1, grid.n_levels - 1))
+        pyramid.add(level, other.level(level))
+        assert torch.equal(pyramid.decode(level=level), other.decode(level=level))
+
+
 def test_what_no_network_reaches_is_zero():
     """One network at the coarser level reaches one cell further than its block when it is upsampled."""
     grid = Grid((16, 16, 16), (4, 4, 4), 2)
