@@ -189,13 +189,14 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
                 raise UserError(f"{store.root}: not seen by process {group.number + 1}: all need the same folder")
         with interruptible(miner, options.exp_name, group):
             trainer.fit(miner)
-        fit_seconds = miner.seconds
-        about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
-        about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
-        model_file.finish(draft, pyramid, utils.jsonable(about))
-        save_seconds = miner.seconds - fit_seconds
+            fit_seconds = miner.seconds
+            about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
+            about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
+            model_file.finish(draft, pyramid, utils.jsonable(about))
+            save_seconds = miner.seconds - fit_seconds
+            figures = figures_of(model_path, source, options, limits, group)
 
-    result = figures_of(model_path, source, options, limits, group) | {
+    result = figures | {
         "fit_s": fit_seconds,
         "save_s": save_seconds,
         "wall_s": utils.process_seconds(),

@@ -46,7 +46,7 @@ class BigPicture:
             advice = "install it (pip install 'pyvips[binary]'), raise --memory, or save the picture as .npy"
             raise UserError(f"{path}: larger than --memory has room for, and to read it by region takes pyvips: "
                             f"{advice}") from None  # fmt: skip
-        self.path, self._error = path, pyvips.Error
+        self.path, self._vips = path, pyvips
         # Its cache of finished operations would hold on to what was read.
         pyvips.cache_set_max(0)
         tags = _tags(path)
@@ -82,13 +82,22 @@ class BigPicture:
     def _fetch(self, region: Box) -> np.ndarray:
         """The cells of a region as they are stored."""
         (top, left), (height, width) = region.start, region.shape
-        found = self._try(lambda: self._region.fetch(left, top, width, height))
+        found = self._try(lambda: self._fetched(left, top, width, height))
         return np.frombuffer(found, self.dtype).reshape(height, width, -1)
+
+    def _fetched(self, *place: int) -> bytes:
+        library = self._vips.vips_lib
+        library.vips_error_clear()
+        found = self._region.fetch(*place)
+        # Of a tile that it cannot read libvips makes a black one, and only takes note of it.
+        if said := self._vips.ffi.string(library.vips_error_buffer()).decode(errors="replace").strip():
+            raise self._vips.Error("damaged", said)
+        return found
 
     def _try(self, function):
         try:
             return function()
-        except self._error as error:
+        except self._vips.Error as error:
             what = " ".join((error.detail or str(error)).split())[:150]
             raise UserError(f"{self.path}: damaged, cut short, or of a kind that cannot be read by region ({what}): "
                             "get a complete copy, or save it as a tiled TIFF or as .npy") from None  # fmt: skip

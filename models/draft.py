@@ -23,14 +23,15 @@ from models.block_mlp import BlockMLP
 from models.network import Network
 from models.precision import columns, pack
 from ranks import Ranks
-from utils import atomic_write
+from utils import atomic_write, check_room
 
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.
 TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
 # Bytes of rows that are packed and written at once, by how many threads, and how many chunks may wait for them.
 WRITTEN_BYTES, WRITERS, MOST_WAITING = 2**25, 4, 8
-# Bytes for the head of a file whose facts are not known yet.
-HEAD_ROOM = 2**16
+# A file of so many bytes is begun early, with room for a head whose facts are not known yet; one made later has the
+# same room, so that the bytes do not depend on it.
+LARGE, HEAD_ROOM = 2**23, 2**15
 
 Shape = tuple[Network, str, int]
 
@@ -51,6 +52,7 @@ class Draft:
         self._places: dict[str, int] = {}
         self._room = 0
         self._file = -1
+        self._dropped = False
         self._jobs: deque[Future] = deque()
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
         self._pool = ThreadPoolExecutor(WRITERS, "draft")
@@ -67,23 +69,29 @@ class Draft:
     def begun(self) -> bool:
         return self._shapes is not None
 
-    def begin(self, levels: Mapping[str, BlockMLP], room: int = HEAD_ROOM) -> None:
-        """Lay out a file for so many networks of each level; what they are is put into it later.
+    def begin(self, levels: Mapping[str, BlockMLP]) -> None:
+        """Lay out a file for so many networks of each level, if it is a large one; what they are is put into it later.
 
-        Args:
-            room: bytes for the head, which holds the facts.
+        Raises:
+            UserError: the disk has no room for it.
         """
+        if _layout(_shapes(levels))[1] >= LARGE:
+            self._begin(levels, HEAD_ROOM)
+
+    def _begin(self, levels: Mapping[str, BlockMLP], room: int) -> None:
         self._drop()
         places, size = _layout(_shapes(levels))
         temporary = None
         with self.ranks.together(), self._named():
             if self.ranks.first:
                 temporary = self._open.enter_context(atomic_write(self.path))
+                check_room(self.path.parent, room + size)
                 with open(temporary, "wb") as file:
                     file.truncate(room + size)
         temporary = self.ranks.gather(temporary)[0]
         with self.ranks.together(), self._named():
-            self._file = os.open(temporary, os.O_RDWR)
+            # Not for reading as well: NFS then writes back whole pages, over what others have put beside.
+            self._file = os.open(temporary, os.O_WRONLY)
             self._open.callback(os.close, self._file)
         self._shapes, self._room = _shapes(levels), room
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
@@ -100,6 +108,8 @@ class Draft:
 
         def write(mine: list[range]) -> None:
             for here in mine:
+                if self._dropped:
+                    return
                 index = torch.arange(here.start, here.stop, device=networks.blocks.device)
                 rows, amplitude = networks.take(index)
                 packed = pack(networks.network, networks.dtype, rows)
@@ -138,7 +148,8 @@ class Draft:
         """
         head = _head(_shapes(levels), {"miner": json.dumps(header, allow_nan=False)})
         if self._shapes != _shapes(levels) or len(head) > self._room:
-            self.begin(levels, len(head))
+            large = _layout(_shapes(levels))[1] >= LARGE and len(head) <= HEAD_ROOM
+            self._begin(levels, HEAD_ROOM if large else len(head))
             for name, networks in levels.items():
                 self.put_level(name, networks)
         with self.ranks.together():
@@ -168,10 +179,12 @@ class Draft:
 
     def _drop(self) -> None:
         """Remove what was begun and not saved."""
+        self._dropped = True
         for job in self._jobs:
             job.cancel()
         wait(self._jobs)
         self._jobs.clear()
+        self._dropped = False
         with contextlib.suppress(_Dropped), self._open:
             raise _Dropped
         self._shapes = None

@@ -5,26 +5,26 @@ the host prunes the other, and fills the processors that the other's last blocks
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 
 def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
-    """Where chunks train at the same time: on a GPU the caller's stream and one of their own, which waits for what the
-    caller has put on the GPU so far. A CPU has one lane, as a chunk keeps all cores busy.
+    """Where chunks train at the same time: on a GPU the usual stream and another, which waits for what is on the first
+    so far. A CPU has one lane, as a chunk keeps all cores busy.
     """
     if device.type != "cuda":
         return [None]
-    _second(device).wait_stream(torch.cuda.current_stream(device))
-    return [None, _second(device)]
+    _second(device).wait_stream(torch.cuda.default_stream(device))
+    return [torch.cuda.default_stream(device), _second(device)]
 
 
 def join(device: torch.device) -> None:
-    """Make the caller's stream wait for what was put on the lanes."""
+    """Make the usual stream, which is that of other threads too, wait for what was put on the other lane."""
     if device.type == "cuda":
-        torch.cuda.current_stream(device).wait_stream(_second(device))
+        torch.cuda.default_stream(device).wait_stream(_second(device))
 
 
 def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -42,15 +42,25 @@ def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 class Made:
-    """A value whose tensors may still be being computed; whoever takes it on another stream waits there."""
+    """A value whose tensors may still be being computed; whoever takes it on another stream waits there.
 
-    def __init__(self, value: Any):
+    Args:
+        tensors: of the value, if it is not one or a tuple of them.
+    """
+
+    def __init__(self, value: Any, tensors: Iterable[torch.Tensor] | None = None):
         self.value = value
-        self._event = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None
+        self._tensors = list(tensors or (value if isinstance(value, tuple) else (value,)))
+        self._stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+        self._event = self._stream.record_event() if self._stream else None
 
     def take(self) -> Any:
-        if self._event:
-            torch.cuda.current_stream().wait_event(self._event)
+        if self._stream and (here := torch.cuda.current_stream()) != self._stream:
+            here.wait_event(self._event)
+            for tensor in self._tensors:
+                if tensor.is_cuda:
+                    # When it is let go of, its memory must not be used again before this stream is done with it.
+                    tensor.record_stream(here)
         return self.value
 
 

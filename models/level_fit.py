@@ -256,10 +256,9 @@ class LevelFit:
             cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
             lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
             round_ = Round(cells, lr, self.recipe.lr)
-            if self.energy.is_cuda:
-                # What the engine wants of it is made here too, before another lane takes it.
-                _ = round_.table
-            self._rounds[window] = Made(round_)
+            # What the engine of a GPU wants of it is made here too, before another lane takes it.
+            table = round_.table if self.energy.is_cuda else ()
+            self._rounds[window] = Made(round_, [*cells, *table])
             while len(self._rounds) > KEPT_ROUNDS and sum(map(_size, self._rounds.values())) > KEPT_CELLS:
                 del self._rounds[next(iter(self._rounds))]
         return self._rounds[window].take()

@@ -418,6 +418,8 @@ class Miner(pl.LightningModule):
 
     def begin_commit(self) -> None:
         """Begin a commit, which is written while training goes on: no round changes what an earlier one has left."""
+        # The thread that writes it reads from the GPU what may have been put there a moment ago.
+        join(self.device)
         for point in self._points.values():
             self.store.drop(_name(point))
             self.store.keep(_name(point, point.epoch), point.state())

@@ -5,7 +5,8 @@ So it is done beside other work: a fit of noise, as small as the blocks allow, t
 
 import dataclasses
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 
 import torch
@@ -36,15 +37,19 @@ def begin(
     if engine.name != "fused":
         return None
     recipe = dataclasses.replace(recipe, epochs=(1, 1), loss_thr=0.0, prune_thr=0.0, weight_sharing="none", b_chunks=8)
-    thread, stream = ThreadPoolExecutor(1, "warm_up"), torch.cuda.Stream(device)
+    begun, stream = Future(), torch.cuda.Stream(device)
 
     def work() -> None:
-        with torch.cuda.stream(stream):
-            _fit(patch, channels, encoding, recipe, engine, device)
-            stream.synchronize()
+        try:
+            with torch.cuda.stream(stream):
+                _fit(patch, channels, encoding, recipe, engine, device)
+                stream.synchronize()
+            begun.set_result(None)
+        except BaseException as error:
+            begun.set_exception(error)
 
-    begun = thread.submit(work)
-    thread.shutdown(wait=False)
+    # Nothing waits for it where the run ends before.
+    threading.Thread(target=work, name="warm_up", daemon=True).start()
     return begun
 
 

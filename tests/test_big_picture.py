@@ -1,5 +1,6 @@
 """Pictures read by region: the numbers are those of the whole decode, whatever the format."""
 
+import struct
 import sys
 
 import numpy as np
@@ -69,6 +70,39 @@ def test_a_cut_file_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match=name) as error:
         BigPicture(path, tmp_path).read(Box((0, 0), (70, 90)))
     assert "\n" not in str(error.value)
+
+
+def directory_first(path):
+    """A tiled TIFF, 48 x 32 of grey bytes, whose directory comes before its data, as some programs write it."""
+    tiles, first = 6, 8 + 2 + 10 * 12 + 4
+    data = first + 8 * tiles
+    numbers = [(256, 4, 1, 48), (257, 4, 1, 32), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1),
+               (322, 4, 1, 16), (323, 4, 1, 16), (324, 4, tiles, first),
+               (325, 4, tiles, first + 4 * tiles)]  # fmt: skip
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(numbers)) + b"".join(struct.pack("<HHII", *tag) for tag in numbers)
+    places = struct.pack(f"<I{tiles}I{tiles}I", 0, *(data + 256 * n for n in range(tiles)), *[256] * tiles)
+    path.write_bytes(head + places + bytes(range(1, 255)) * 6 + bytes(12))
+
+
+def test_a_tiled_picture_that_is_cut_behind_its_directory_is_one_line_and_not_black(tmp_path):
+    directory_first(tmp_path / "a.tif")
+    whole = BigPicture(tmp_path / "a.tif", tmp_path).read(Box((0, 0), (32, 48)))
+    np.testing.assert_array_equal(whole, read_image(tmp_path / "a.tif")[0])
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:1000])
+    picture = BigPicture(tmp_path / "a.tif", tmp_path)
+    with pytest.raises(UserError, match=r"a\.tif: damaged"):
+        picture.read(Box((0, 0), (32, 48)))
+    np.testing.assert_array_equal(picture.read(Box((0, 0), (16, 32))), whole[:16, :32])
+
+
+def test_a_tiled_picture_that_is_damaged_in_the_middle_is_one_line_and_not_black(tmp_path):
+    path = write("big.tif", tmp_path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = b"\xff" * 300
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"big\.tif: damaged"):
+        BigPicture(path, tmp_path).read(Box((0, 0), (70, 90)))
 
 
 def test_what_cannot_be_read_by_region_is_one_line(tmp_path):

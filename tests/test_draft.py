@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 import safetensors.torch
@@ -9,13 +10,20 @@ import torch
 from conftest import random_pyramid
 
 from datasets.grid import Grid
+from models import draft as module
 from models.block_mlp import BlockMLP
 from models.draft import HEAD_ROOM, Draft
 from models.model_file import finish, load, save
 from models.precision import DTYPES, pack
+from utils import UserError
 
 GRID = Grid((40, 24), (8, 8), 3)
 ABOUT = {"signal": {"mode": "grey+alpha", "dtype": "uint8", "channels": 2, "low": 0.0, "high": 255.0}}
+
+
+@pytest.fixture(autouse=True)
+def every_file_is_large(monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 0)
 
 
 def put_early(draft, pyramid, cuts=(0, 2, 5)):
@@ -52,13 +60,27 @@ def test_a_file_that_was_put_together_early_holds_what_is_written_at_once(dtype,
     assert found.keys() == want.keys() and all(torch.equal(found[key], want[key]) for key in want)
     again, about = load(path)
     assert about == ABOUT and torch.equal(again.decode(), pyramid.decode())
-    assert path.stat().st_size == (tmp_path / "whole.safetensors").stat().st_size + HEAD_ROOM - head_size(
-        tmp_path / "whole.safetensors"
-    )
+    assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-def head_size(path):
-    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+def test_a_small_file_has_a_head_that_fits_and_is_not_begun_early(tmp_path, monkeypatch):
+    pyramid = random_pyramid(GRID)
+    save(tmp_path / "large.safetensors", pyramid, ABOUT)
+    monkeypatch.setattr(module, "LARGE", 2**30)
+    with Draft(tmp_path / "small.safetensors") as draft:
+        draft.begin(pyramid.levels)
+        assert not draft.begun
+        finish(draft, pyramid, ABOUT)
+    small, large = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("small", "large"))
+    assert len(small) < len(large) and small.endswith(large[HEAD_ROOM:])
+
+
+def test_a_disk_without_room_for_it_is_said_when_it_is_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(UserError, match="1e-06 GB are free"), Draft(tmp_path / "model.safetensors") as draft:
+        draft.begin(random_pyramid(GRID).levels)
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_networks_were_left_out_all_is_written_anew(tmp_path):

@@ -18,6 +18,7 @@ import torch
 from conftest import Counting
 
 import launch
+import models.draft
 import models.level_fit
 import models.miner
 import opt
@@ -156,7 +157,7 @@ def cases() -> dict[str, list[str]]:
 
 def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
     """In each of two processes: fits one after another, a note of how many rounds this one trained, and then a talk."""
-    models.level_fit.LEAST["cpu"] = 2
+    models.level_fit.LEAST["cpu"], models.draft.LARGE = 2, 0
     rounds, train_round = [], models.level_fit.LevelFit.train
 
     def note(self, copy, window):

@@ -21,6 +21,7 @@ from test_refusals import IDLE
 from test_tiff import write_pages
 
 import memory
+import models.draft
 import models.level_fit
 import models.miner
 import opt
@@ -181,6 +182,7 @@ def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves
     monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
     if not held:
         limits = memory.Memory.limits
+        monkeypatch.setattr(models.draft, "LARGE", 0)
         monkeypatch.setattr(
             memory.Memory, "limits", lambda *a, **k: dataclasses.replace(limits(*a, **k), row_bytes=0, kept_values=0)
         )
@@ -267,6 +269,19 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys, epochs)
     run("--exp_name", "straight")
     assert before + resumed == epochs
     assert same_model("x", "straight")
+
+
+@pytest.mark.parametrize("moment", ["finish", "load"])
+def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(moment, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as exit_:
+            run_command(lambda: main([*TINY, "--exp_name", "x"]))
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
+    main(["--exp_name", "x", "--resume", "--quiet"])
+    run("--exp_name", "straight")
+    assert same_model("x", "straight") and not Path("ckpts/x/progress").exists()
 
 
 def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys):
