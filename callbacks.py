@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from pictures import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
 SURFACE_CELLS = 96
+# Seconds between two looks of the progress bar at the clock.
+TICK = 0.5
 # Final figures by which TensorBoard compares runs.
 COMPARED = ("psnr", "psnr_worst_block", "ssim", "iou", "n_params", "model_bytes", "fit_s")
 
@@ -61,30 +64,47 @@ class Progress(pl.Callback):
     BAR = "{percentage:3.0f}%|{bar:24}| {desc} [{elapsed}{postfix}]"
 
     def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
-        self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True) if sys.stderr.isatty() else None
         self.shown, self.since = len(module.reports), time.perf_counter()
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True)
+            # When the run will end, in its own seconds.
+            self.ends, self.over = math.inf, threading.Event()
+            self.clock = threading.Thread(target=self._tick, args=(module,), daemon=True)
+            self.clock.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Miner, *_) -> None:
         if self.bar is not None and (wave := module.wave):
-            done, left = module.ahead()
-            self.bar.n = max(self.bar.n, min(done, 1.0))
+            self.ends = module.left() + module.seconds
             self.bar.set_description_str(_words(wave), refresh=False)
-            self.bar.set_postfix_str(f"{tqdm.format_interval(left)} left")
         for report in module.reports[self.shown :] if self.bar is None else ():
             seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
             blocks = f"{report.active} of {report.all} blocks have a network, {report.converged} converged"
             print(f"level {report.level}: {blocks}, {report.psnr:.2f} dB, {seconds:.1f} s", file=sys.stderr, flush=True)
             self.shown += 1
 
+    def _tick(self, module: Miner) -> None:
+        """Count down while a round goes on: one of many blocks may take minutes."""
+        while not self.over.wait(TICK):
+            if math.isfinite(self.ends):
+                self.bar.n = max(self.bar.n, min(module.seconds / self.ends, 1.0))
+                self.bar.set_postfix_str(f"{tqdm.format_interval(max(0.0, self.ends - module.seconds))} left", False)
+            self.bar.refresh()
+
     def on_fit_end(self, trainer: pl.Trainer, module: Miner) -> None:
         if self.bar is not None:
+            self._stop()
             self.bar.n = 1.0 if not module.stopped_early else self.bar.n
             self.bar.set_postfix_str("")
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, module: Miner, exception: BaseException) -> None:
         if self.bar is not None:
+            self._stop()
             self.bar.close()
+
+    def _stop(self) -> None:
+        self.over.set()
+        self.clock.join()
 
 
 def _words(wave: Wave) -> str:

@@ -6,22 +6,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from datasets.excerpt import excerpt
 from datasets.grid import Box, Grid, parent, up
 from datasets.residual import LevelTargets
 from datasets.source import Source
-from models.level_fit import Recipe
+from models.level_fit import LevelFit, Recipe
 
-# Values of the finest level that a guess looks at, and seconds from which on a run is worth one.
-GUESSED_VALUES, WORTH_A_GUESS = 2**21, 1.0
+# Values of the finest level that a guess looks at, and seconds that are left from which on a run is worth one.
+GUESSED_VALUES, WORTH_A_GUESS = 2**22, 10.0
+# Blocks of the finest level, and their epochs, that are timed: what the few of the coarsest take says little of many.
+TIMED_BLOCKS, TIMED_EPOCHS = 64, 2
 # The source's own coarser level stands for the fitted one, whose error comes on top: a block is counted as active from
 # this part of the threshold on. Measured on a 4096x2048 Moon: 7211 blocks above 1.0 of it, 7466 above 0.85, 7590 in
 # the fit.
 ERROR_SHARE = 0.85
-# The part of the blocks that a round leaves in training, as long as none has ended.
-STILL_TRAINING = 0.5
 # What older rounds count beside a new one: the speed of a machine changes.
 OLDER = 0.9
 # Where a line through two noisy times says that a block takes no time, it takes this part of its share of the time.
@@ -31,19 +32,25 @@ LEAST_OF_SHARE = 0.25
 class Guess(NamedTuple):
     """Before a run knows better: the part of each level's blocks that looks active, finest first, and what that took.
 
-    `blocks` were surveyed in so many `seconds`.
+    `blocks` were surveyed in so many `seconds`. `timed` are blocks of the finest level, epochs, and the seconds that
+    these blocks trained for so many epochs.
     """
 
     shares: list[float]
     blocks: int
     seconds: float
+    timed: tuple[int, int, float]
 
 
-def guess_active(source: Source, grid: Grid, recipe: Recipe) -> Guess:
-    """Survey an excerpt of a source as if the coarser levels were perfect."""
+def guess(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine) -> Guess:
+    """Survey an excerpt of a source as if the coarser levels were perfect, and train some of its blocks for a moment.
+
+    Args:
+        inputs: [in, p], the encoded cells of a block.
+    """
     started = time.perf_counter()
     small, own = excerpt(source, grid, max(GUESSED_VALUES // source.signal.channels, grid.block_cells))
-    shares = []
+    shares, finest = [], None
     for level in range(own.n_levels):
         top = level == grid.n_levels - 1
 
@@ -52,19 +59,34 @@ def guess_active(source: Source, grid: Grid, recipe: Recipe) -> Guess:
             edge = Grid(own.shape, own.patch, level + 2).level_box(level + 1)
             return up(small.read(coarse, level + 1), coarse, region, edge)
 
-        energy, _ = LevelTargets(small, None if top else upsampled, own, level, kept_values=0).survey()
+        targets = LevelTargets(small, None if top else upsampled, own, level, recipe.residual, kept_values=0)
+        energy, _ = targets.survey()
         threshold = recipe.loss_thr * (recipe.coarse_share if level else 1.0) * (1.0 if top else ERROR_SHARE)
         shares.append((energy > threshold).float().mean().item())
-    blocks = sum(map(own.n_blocks, range(own.n_levels)))
-    return Guess(shares + [1.0] * (grid.n_levels - own.n_levels), blocks, time.perf_counter() - started)
+        finest = finest or targets
+    blocks, surveyed = sum(map(own.n_blocks, range(own.n_levels))), time.perf_counter() - started
+    timed = _timed(LevelFit(finest, recipe, inputs, engine, row_bytes=0))
+    return Guess(shares + [1.0] * (grid.n_levels - own.n_levels), blocks, surveyed, timed)
+
+
+def _timed(fit: LevelFit) -> tuple[int, int, float]:
+    """How many blocks were trained for how many epochs, and the seconds that took."""
+    if not len(fit.target):
+        return 0, 0, 0.0
+    index = torch.arange(min(len(fit.target), TIMED_BLOCKS), device=fit.energy.device)
+    copy, epochs = fit.fresh(index), min(fit.epochs, TIMED_EPOCHS)
+    started = time.perf_counter()
+    fit.train(copy, range(epochs))[1].sum().item()
+    return len(copy), epochs, time.perf_counter() - started
 
 
 class Forecast:
     """Foretells the rest of a run that tells it of every round.
 
     A run's time is that of training, which grows with the blocks in training, and that of all else, which grows with
-    the blocks that are surveyed, once or twice. How many blocks of finer levels
-    are active is guessed, and the guess corrected by how far it is off at the level in training.
+    the blocks that are surveyed, once or twice. How many blocks of finer levels are active is guessed, and the guess
+    corrected by how far it is off at the level in training; of a run that is too short for a guess all are. A round is
+    expected to prune what the same one did before, or else the latest.
 
     Args:
         epochs: of each level, finest first.
@@ -72,7 +94,7 @@ class Forecast:
         most_blocks: cap of a chunk.
         kept_blocks: blocks of the largest level whose targets are kept from its survey; those of a larger one are
             made again, chunk by chunk.
-        guess: asked once, when it is needed.
+        guess: asked once, if finer levels will take a while.
         processes: how many share the run.
     """
 
@@ -92,7 +114,6 @@ class Forecast:
         # Blocks before and after each round of a level.
         self._rounds: dict[tuple[int, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
         self._sums, self._known = [0.0] * 5, 0
-        self._trained = 0.0
         # Seconds of a block's survey, and of an active one's beginning at this level as far as that is known.
         self._surveyed: float = 0.0
         self._gathered: float | None = None
@@ -103,13 +124,15 @@ class Forecast:
         if epoch % self.val_freq == 0 or epoch == self.epochs[level]:
             n, m = self._rounds[level, (epoch - 1) // self.val_freq]
             self._rounds[level, (epoch - 1) // self.val_freq] = n + before, m + after
-        # The first round warms up, or compiles, and counts only as long as there is no other.
-        older = OLDER if self._known > 1 else 0.0
-        work = before * epochs
+        # The first round warms up, or compiles, and counts only as long as there is nothing else.
+        self._heard(before, epochs, seconds, OLDER if self._known > 1 or self._guessed else 0.0)
+        self._known += 1
+
+    def _heard(self, blocks: int, epochs: int, seconds: float, older: float = 1.0) -> None:
+        """Take in how long some blocks trained for some epochs."""
+        work = blocks * epochs
         products = epochs * epochs, epochs * work, work * work, epochs * seconds, work * seconds
         self._sums = [older * total + new for total, new in zip(self._sums, products, strict=True)]
-        self._known += 1
-        self._trained += seconds
 
     def left(self, level: int, training: list[tuple[int, int]], later: int, active: int, other: float) -> float:
         """Seconds that the rest takes.
@@ -121,6 +144,20 @@ class Forecast:
             other: seconds of the run so far that were not training.
         """
         self._note(level, active - later, other)
+        left = self._rest(level, training, later, active)
+        if level and not self._guessed and left > WORTH_A_GUESS:
+            started = time.perf_counter()
+            self._guessed = self._guess()
+            self._heard(*self._guessed.timed)
+            self._surveyed = self._surveyed or self._guessed.seconds / self._guessed.blocks
+            seconds = time.perf_counter() - started
+            # The next survey did not take what this did.
+            self._other += seconds
+            self._level_other += seconds
+            left = self._rest(level, training, later, active)
+        return left
+
+    def _rest(self, level: int, training: list[tuple[int, int]], later: int, active: int) -> float:
         here = sum(self._training(level, epoch, blocks, 1) for epoch, blocks in training)
         again = self._surveyed * self._again(level) / active if self._gathered is None else self._gathered
         shared = self._training(level, 0, later, math.ceil(later / self.most_blocks)) + later * again
@@ -131,7 +168,7 @@ class Forecast:
         return here + shared / self.processes
 
     def _note(self, level: int, begun: int, other: float) -> None:
-        """Take in how long all but training took, and guess if it is time to."""
+        """Take in how long all but training took."""
         if level < self._level:
             # The first survey says little, for the levels of the source are made for it.
             if self._level < self.grid.n_levels:
@@ -140,12 +177,6 @@ class Forecast:
         elif begun > self._begun:
             self._gathered = (other - self._level_other) / (begun - self._begun)
         self._other = other
-        if level and not self._guessed and self._trained + other > WORTH_A_GUESS:
-            self._guessed = self._guess()
-            self._surveyed = self._surveyed or self._guessed.seconds / self._guessed.blocks
-            # The next survey did not take what this did.
-            self._other += self._guessed.seconds
-            self._level_other += self._guessed.seconds
 
     def _again(self, level: int) -> int:
         """Blocks of a level whose targets are made a second time."""
@@ -186,6 +217,6 @@ class Forecast:
         # As this level has shown, or the next coarser one; else as the latest round that any of them has shown.
         known = [key for key in self._rounds if key[0] >= level]
         if not known:
-            return STILL_TRAINING
+            return 1.0
         before, after = self._rounds[min(known, key=lambda key: (key[1] != number, key[0], -key[1]))]
         return after / before

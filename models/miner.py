@@ -22,7 +22,7 @@ from memory import Limits
 from models.block_mlp import BlockMLP
 from models.draft import Draft
 from models.engine.contract import cosine_lr
-from models.forecast import Forecast, guess_active
+from models.forecast import Forecast, guess
 from models.inheritance import Inheritance
 from models.lanes import join, lanes, to_host
 from models.level_fit import LevelFit, LevelReport, Recipe
@@ -134,7 +134,7 @@ class Miner(pl.LightningModule):
             recipe.val_freq,
             recipe.b_chunks,
             limits.kept_values // (pyramid.channels * pyramid.grid.block_cells) if self.ranks.count == 1 else 0,
-            lambda: guess_active(source, pyramid.grid, recipe),
+            lambda: guess(source, pyramid.grid, pyramid.inputs, recipe, engine),
             self.ranks.count,
         )
 
@@ -398,15 +398,15 @@ class Miner(pl.LightningModule):
         done = max(self._points) + 1 - len(self._points)
         return (done * fit.epochs + sum(point.epoch for point in self._points.values())) // len(chunks)
 
-    def ahead(self) -> tuple[float, float]:
-        """After a wave: the part of the run's time that is behind, in [0, 1], and the seconds that the rest takes."""
+    def left(self) -> float:
+        """After a wave: the seconds that the rest takes."""
         fit = next(iter(self._points.values())).fit
         training = [(point.epoch, len(point.copy)) for point in self._points.values()]
         other = self._session - self._work_seconds
         left = self._forecast.left(fit.level, training, self._later, len(fit.target), other)
         if self.max_time is not None:
             left = min(left, max(0.0, self.max_time - self._session))
-        return self.seconds / (self.seconds + left), left
+        return left
 
     # Progress on disk.
 

@@ -1,13 +1,19 @@
 """How long the rest takes, of runs on a machine whose every act takes a known time."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 from conftest import make_source, smooth_source
 from test_level_fit import RECIPE
 
 from datasets.grid import Grid
-from models.forecast import Forecast, Guess, guess_active
+from datasets.source import ArraySource, Signal
+from models import forecast
+from models.encoding import Encoding
+from models.engine import ReferenceEngine
+from models.forecast import Forecast, Guess, guess
 
 GRID = Grid((512, 512), (16, 16), 4)
 EPOCHS = (200, 50, 50, 50)
@@ -15,7 +21,7 @@ SHARES = [0.4, 0.6, 0.9, 1.0]
 
 
 def play(
-    forecast, shares=SHARES, epochs=EPOCHS, grid=GRID, survival=0.5, chunk=10**6, step=0.0, block=1e-4, survey=1e-3,
+    told, shares=SHARES, epochs=EPOCHS, grid=GRID, survival=0.5, chunk=10**6, step=0.0, block=1e-4, survey=1e-3,
     again=0.0, start=0, first=3,
 ):  # fmt: skip
     """Tell a forecast of a run: after every round, what it says is left and what has passed; and what all took."""
@@ -33,15 +39,23 @@ def play(
                 seconds = (stop - epoch) * (step + block * blocks)
                 training += seconds
                 after = int(blocks * survival)
-                forecast.trained(level, stop, stop - epoch, blocks, after, seconds)
+                told.trained(level, stop, stop - epoch, blocks, after, seconds)
                 epoch, blocks = stop, after
                 later = max(0, active - begin - chunk)
-                said.append((forecast.left(level, [(epoch, blocks)], later, active, other), training + other))
+                said.append((told.left(level, [(epoch, blocks)], later, active, other), training + other))
     return said, training + other
 
 
-def forecast_of(guess=SHARES, grid=GRID, epochs=EPOCHS, chunk=10**6, kept=10**6, processes=1):
-    return Forecast(grid, epochs, 50, chunk, kept, lambda: Guess(list(guess), 1000, 1.0), processes)
+def forecast_of(
+    guess=SHARES, grid=GRID, epochs=EPOCHS, chunk=10**6, kept=10**6, processes=1, step=0.0, block=1e-4
+):  # fmt: skip
+    timed = 64, 2, 2 * (step + 64 * block)
+    return Forecast(grid, epochs, 50, chunk, kept, lambda: Guess(list(guess), 1000, 1.0, timed), processes)
+
+
+@pytest.fixture(autouse=True)
+def a_guess_is_always_worth_it(monkeypatch):
+    monkeypatch.setattr(forecast, "WORTH_A_GUESS", 0.0)
 
 
 RUNS = {
@@ -60,9 +74,8 @@ RUNS = {
 @pytest.mark.parametrize("off", [0.5, 1.0], ids=["half", "right"])
 def test_from_half_of_a_run_on_the_rest_is_right_within_a_half(run, off):
     kept = 0 if "again" in run else 10**6
-    given = {name: run[name] for name in ("epochs", "chunk") if name in run}
-    forecast = forecast_of([share * off for share in SHARES], kept=kept, **given)
-    said, total = play(forecast, **run)
+    given = {name: run[name] for name in ("epochs", "chunk", "step", "block") if name in run}
+    said, total = play(forecast_of([share * off for share in SHARES], kept=kept, **given), **run)
     for left, passed in said:
         if total / 2 < passed < 0.99 * total:
             assert (total - passed) / 1.5 < left < 1.5 * (total - passed)
@@ -89,12 +102,20 @@ def test_processes_share_what_is_not_begun():
     assert alone / 2 == pytest.approx(both)
 
 
-def test_it_asks_for_a_guess_once_and_only_if_the_run_takes_a_while():
+@pytest.mark.parametrize("step", [0.0, 1e-3, 4e-3])
+def test_with_a_right_guess_the_first_word_is_right_though_it_has_seen_few_blocks(step):
+    said, total = play(forecast_of(step=step), step=step)
+    left, passed = said[0]
+    assert left == pytest.approx(total - passed, rel=0.05)
+
+
+def test_it_asks_for_a_guess_once_and_only_if_the_run_takes_a_while(monkeypatch):
+    monkeypatch.setattr(forecast, "WORTH_A_GUESS", 1.0)
     asked = []
 
     def guess():
         asked.append(1)
-        return Guess(SHARES, 1000, 0.0)
+        return Guess(SHARES, 1000, 0.0, (0, 0, 0.0))
 
     play(Forecast(GRID, EPOCHS, 50, 10**6, 10**6, guess), block=1e-9, survey=0.0)
     assert not asked
@@ -102,10 +123,25 @@ def test_it_asks_for_a_guess_once_and_only_if_the_run_takes_a_while():
     assert asked == [1]
 
 
+def guess_of(source, grid):
+    recipe = dataclasses.replace(RECIPE, epochs=(12,) * grid.n_levels)
+    return guess(source, grid, Encoding(grid.ndim, 1)(grid.coordinates()), recipe, ReferenceEngine())
+
+
 def test_a_guess_is_of_the_source():
     grid = Grid((64, 96), (8, 8), 3)
-    smooth, noisy = (
-        guess_active(source, grid, RECIPE) for source in (smooth_source(grid.shape), make_source(grid.shape))
-    )
+    smooth, noisy = (guess_of(source, grid) for source in (smooth_source(grid.shape), make_source(grid.shape)))
     assert noisy.shares == [1, 1, 1] and noisy.blocks == 96 + 24 + 6
     assert smooth.shares[0] < 1 and all(0 <= share <= 1 for share in smooth.shares)
+    assert noisy.timed[:2] == (64, 2) and noisy.timed[2] > 0
+
+
+@pytest.mark.parametrize("grid", [Grid((1, 1), (1, 1), 1), Grid((1, 1), (4, 3), 3), Grid((5, 11, 7), (2, 3, 4), 2)])
+def test_there_is_a_guess_of_the_smallest_sources(grid):
+    assert len(guess_of(make_source(grid.shape), grid).shares) == grid.n_levels
+
+
+def test_where_nothing_is_active_nothing_is_timed():
+    black = ArraySource(np.zeros((16, 24, 3), np.uint8), Signal("uint8", 3, 0.0, 1.0, "RGB"))
+    said = guess_of(black, Grid((16, 24), (8, 8), 2))
+    assert said.shares == [0, 0] and said.timed == (0, 0, 0.0)
