@@ -17,8 +17,8 @@ from models.level_fit import LevelFit, Recipe
 
 # Values of the finest level that a guess looks at, and seconds that are left from which on a run is worth one.
 GUESSED_VALUES, WORTH_A_GUESS = 2**22, 10.0
-# Blocks of the finest level, and their epochs, that are timed: what the few of the coarsest take says little of many.
-TIMED_BLOCKS, TIMED_EPOCHS = 64, 2
+# Blocks of the finest level, and their epochs, that are timed: what at most FEW take says little of many.
+TIMED_BLOCKS, TIMED_EPOCHS, FEW = 64, 2, 16
 # The source's own coarser level stands for the fitted one, whose error comes on top: a block is counted as active from
 # this part of the threshold on. Measured on a 4096x2048 Moon: 7211 blocks above 1.0 of it, 7466 above 0.85, 7590 in
 # the fit.
@@ -124,8 +124,8 @@ class Forecast:
         if epoch % self.val_freq == 0 or epoch == self.epochs[level]:
             n, m = self._rounds[level, (epoch - 1) // self.val_freq]
             self._rounds[level, (epoch - 1) // self.val_freq] = n + before, m + after
-        # The first round warms up, or compiles, and counts only as long as there is nothing else.
-        self._heard(before, epochs, seconds, OLDER if self._known > 1 or self._guessed else 0.0)
+        # The first round warms up, or compiles, and counts only as long as there is no other.
+        self._heard(before, epochs, seconds, OLDER if self._known > 1 else 0.0)
         self._known += 1
 
     def _heard(self, blocks: int, epochs: int, seconds: float, older: float = 1.0) -> None:
@@ -148,7 +148,8 @@ class Forecast:
         if level and not self._guessed and left > WORTH_A_GUESS:
             started = time.perf_counter()
             self._guessed = self._guess()
-            self._heard(*self._guessed.timed)
+            if max((blocks for blocks, _ in self._rounds.values()), default=0) <= FEW:
+                self._heard(*self._guessed.timed)
             self._surveyed = self._surveyed or self._guessed.seconds / self._guessed.blocks
             seconds = time.perf_counter() - started
             # The next survey did not take what this did.
@@ -218,5 +219,7 @@ class Forecast:
         known = [key for key in self._rounds if key[0] >= level]
         if not known:
             return 1.0
-        before, after = self._rounds[min(known, key=lambda key: (key[1] != number, key[0], -key[1]))]
-        return after / before
+        found = min(known, key=lambda key: (key[1] != number, key[0], -key[1]))
+        before, after = self._rounds[found]
+        # The rounds of a level prune ever more, as the learning rate falls.
+        return (after / before) ** ((number + 1) / (found[1] + 1) if found[0] == level else 1)

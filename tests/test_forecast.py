@@ -109,6 +109,12 @@ def test_with_a_right_guess_the_first_word_is_right_though_it_has_seen_few_block
     assert left == pytest.approx(total - passed, rel=0.05)
 
 
+def test_later_rounds_of_a_level_are_expected_to_prune_more():
+    told = forecast_of(epochs=(150,) * 4)
+    told.trained(0, 50, 50, 100, 90, 50 * 100 * 1e-4)
+    assert told.left(0, [(50, 90)], 0, 100, 0.0) == pytest.approx(50 * 1e-4 * 90 * (1 + 0.9**2))
+
+
 def test_it_asks_for_a_guess_once_and_only_if_the_run_takes_a_while(monkeypatch):
     monkeypatch.setattr(forecast, "WORTH_A_GUESS", 1.0)
     asked = []
