@@ -60,13 +60,12 @@ def guess(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine) ->
             return up(small.read(coarse, level + 1), coarse, region, edge)
 
         targets = LevelTargets(small, None if top else upsampled, own, level, recipe.residual, kept_values=0)
-        energy, _ = targets.survey()
+        fit = LevelFit(targets, recipe, inputs, engine, row_bytes=0)
         threshold = recipe.loss_thr * (recipe.coarse_share if level else 1.0) * (1.0 if top else ERROR_SHARE)
-        shares.append((energy > threshold).float().mean().item())
-        finest = finest or targets
+        shares.append((fit.energy > threshold).float().mean().item())
+        finest = finest or fit
     blocks, surveyed = sum(map(own.n_blocks, range(own.n_levels))), time.perf_counter() - started
-    timed = _timed(LevelFit(finest, recipe, inputs, engine, row_bytes=0))
-    return Guess(shares + [1.0] * (grid.n_levels - own.n_levels), blocks, surveyed, timed)
+    return Guess(shares + [1.0] * (grid.n_levels - own.n_levels), blocks, surveyed, _timed(finest))
 
 
 def _timed(fit: LevelFit) -> tuple[int, int, float]:
@@ -86,7 +85,7 @@ class Forecast:
     A run's time is that of training, which grows with the blocks in training, and that of all else, which grows with
     the blocks that are surveyed, once or twice. How many blocks of finer levels are active is guessed, and the guess
     corrected by how far it is off at the level in training; of a run that is too short for a guess all are. A round is
-    expected to prune what the same one did before, or else the latest.
+    expected to prune what the same one did before, or more than the latest.
 
     Args:
         epochs: of each level, finest first.
