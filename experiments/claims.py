@@ -82,6 +82,11 @@ GROUPS = {
     },
     "Second moments": {f"beta2 {x}": f"--beta2 {x}" for x in (0.999, 0.99, 0.95)},
     "Where a block stops training": {f"at {x}": f"--prune_thr {x}" for x in ("1e-4", "2.5e-5", "1e-5")},
+    "What the paper has, one at a time": {
+        "ours": "",
+        "4 layers of 9": "--n_layers 4 --n_hidden 9",
+        "6 scales": "--n_scales 6 --num_epochs 50 50 50 50 50 200",
+    },
     "Pyramid": {"laplacian": "", "gaussian": "--pyr gaussian"},
     "Presets": {
         "ours": "",

@@ -23,7 +23,7 @@ from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
 from models.engine.reference import forward
 from models.level_fit import LevelFit
-from models.network import Layer, Network
+from models.network import COLOUR, Layer, Network
 from models.optimizers import BETA_2
 
 
@@ -176,6 +176,22 @@ def by_level(**changes: Callable[[Any, int], Any]) -> Callable[[dict], list]:
     return lambda _: [patch.object(miner, "LevelFit", fit)]
 
 
+def plain_loss(_: dict) -> list:
+    """The sum of the blocks' errors instead of that of their logarithms."""
+    return [patch.object(reference_module, "balanced_loss", torch.sum)]
+
+
+def linear_colours(_: dict) -> list:
+    """Colours end as a linear output does, and not in a sigmoid."""
+    network = level_fit.level_network
+
+    def without_sigmoid(*rest) -> Network:
+        found = network(*rest)
+        return dataclasses.replace(found, output="linear") if found.output == COLOUR else found
+
+    return [patch.object(level_fit, "level_network", without_sigmoid)]
+
+
 def no_pruning(_: dict) -> list:
     """Train every block through all epochs, as good as it may be."""
     sync = LevelFit.sync
@@ -198,6 +214,8 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "twice the rate at coarser levels": by_level(lr=lambda lr, level: 2 * lr if level else lr),
     "wider coarser levels": by_level(n_hidden=lambda n, level: round(1.4 * n) if level else n),
     "narrower coarser levels": by_level(n_hidden=lambda n, level: round(0.6 * n) if level else n),
+    "plain loss": plain_loss,
+    "linear colours": linear_colours,
     "no pruning": no_pruning,
     "pruned copy, watched": lambda noted: [watched(noted, zero=False)],
     "zeroed gradients": lambda noted: [watched(noted, zero=True)],
