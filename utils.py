@@ -213,7 +213,8 @@ def program() -> str:
         digest.update(path.read_bytes())
     commit = ""
     if (root / ".git").exists() and (git := shutil.which("git")):
-        said = subprocess.run([git, "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        asked = ["describe", "--always", "--exclude=*", "--dirty=, changed since"]
+        said = subprocess.run([git, "-C", root, *asked], capture_output=True, text=True)
         commit = f", commit {said.stdout.strip()}" if said.returncode == 0 else ""
     return f"{VERSION} (files {digest.hexdigest()[:8]}{commit})"
 

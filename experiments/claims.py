@@ -100,7 +100,10 @@ GROUPS = {
 PRUNING = {
     "pruned copy, fused": ("", "none"),
     "no pruning, fused": ("", "no pruning"),
-    "pruned copy, plain torch": ("--engine reference", "pruned copy, watched"),
+    "pruned copy at loss_thr, fused": ("--prune_thr 1e-4", "none"),
+    "pruned copy at loss_thr, plain torch": ("--engine reference --prune_thr 1e-4", "none"),
+    "pruned copy, plain torch": ("--engine reference", "none"),
+    "pruned copy, plain torch, watched": ("--engine reference", "pruned copy, watched"),
     "gradients zeroed, plain torch": ("--engine reference", "zeroed gradients"),
     "no pruning, plain torch": ("--engine reference", "no pruning"),
     "pruned copy, plain torch, adam at 1e-2": (
@@ -136,7 +139,13 @@ def meshes(folder: Path, stand_ins: Path | None) -> list[Row]:
     settings = [(f"--M {m}", (m, 1, 0.0)) for m in (1, 27, 125)]
     broken = [(f"--T {t}", (1, t, 0.05)) for t in (1, 3, 5)]
     return [
-        Row("meshes", f"{what} at 128^3{more}", f"{name}{more}", (path, *map(str, values)), "voxels")
+        Row(
+            "meshes",
+            f"{what} at 128^3{more}",
+            f"{'broken' if more else 'intact'} mesh: {name}",
+            (path, *map(str, values)),
+            "voxels",
+        )
         for more, rows in (("", settings), (", 5 % of its faces removed", broken))
         for name, values in rows
     ]

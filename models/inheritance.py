@@ -10,6 +10,9 @@ without encoding moves exactly: W/2 and b + W shift. With encoding, the addition
 2^k into the child's 2^(k-1), and the lowest one would need the child's 2^-1, which it has not. So the parent's features
 are written in the child's by least squares over the cells of a block: exact but for the lowest frequency, the same
 matrix for all blocks of a part, and the least-squares change of any first layer, whatever its weights.
+
+A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
+the larger they are. Training lets an a grow tenfold, so heirs are scaled to the a that a network begins with.
 """
 
 import math
@@ -31,7 +34,7 @@ class Inheritance:
 
     Args:
         way: "paper": all numbers of the parent's row, divided by 2 in the plane and by sqrt(8) in space, from the third
-            level on; "inherit": the parent's hidden layers as they are, for a residual looks alike at every scale;
+            level on; "inherit": the functions of the parent's hidden layers, for a residual looks alike at every scale;
             "exact": its hidden layers as seen from the child, and where both give colours its whole function.
         parents: the networks of the coarser level.
         grid, level: where the heirs are.
@@ -56,12 +59,17 @@ class Inheritance:
         whole = self.way == "exact" and network.output == COLOUR
         kept = network.row_size if whole else sum(network.sizes[:-3])
         rows[heirs, :kept] = old[:, :kept]
-        if self.way == "inherit" or not kept:
-            return rows
-        for which in range(2**self.grid.ndim):
+        for which in range(2**self.grid.ndim) if self.way == "exact" and kept else ():
             of_part = heirs[part[heirs] == which]
             if len(of_part):
                 rows[of_part] = self._moved(network, rows[of_part], which)
+        for layer, first in list(zip(network.unpack(rows), network.unpack(fresh), strict=True))[:-1]:
+            if layer.a is not None:
+                # Orphans are scaled by one.
+                scale = first.a / layer.a
+                layer.w.mul_(scale[:, :, None])
+                layer.b.mul_(scale)
+                layer.a.copy_(first.a)
         return rows
 
     def _moved(self, network: Network, rows: Tensor, part: int) -> Tensor:
