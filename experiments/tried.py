@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.inputs import shapes, stand_in
+from experiments.inputs import gyroid, shapes, stand_in
 from experiments.rows import Row
 from experiments.variants import VARIANTS
 
@@ -15,7 +15,7 @@ WAYS = {
 }
 BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 # Of the variants, those that are no idea to be tried.
-SHOWN_ELSEWHERE = ("pruned copy, watched", "zeroed gradients")
+SHOWN_ELSEWHERE = ("pruned copy, watched", "zeroed gradients", "heirs keep their a")
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
 SETTINGS = {
@@ -44,6 +44,18 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
             rows += _ways(f"{what}, full budget, lr 1e-2", f"{stem}, lr 1e-2", (*usual, "--lr", "1e-2"), few)
         elif stem == "moon":
             rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
+    # Small enough for a CPU.
+    for stem, what, options in (
+        ("small moon", *reversed(stand_in("moon", (512, 256), stand_ins))),
+        ("small gyroid", "gyroid at 64^3", gyroid(folder, 64)[0]),
+    ):
+        for budget, epochs in {"full": "50 50 150", "quarter": "12 12 38 --val_freq 12"}.items():
+            usual = (*options, "--n_scales", "3", "--num_epochs", *epochs.split())
+            group, name = f"{what.removeprefix('stand-in: ')}, {budget} budget", f"{stem}, {budget}"
+            rows += _ways(group, name, usual, WAYS)
+            for way in ("inherit, solved", "inherit, random", "exact, solved", "exact, random"):
+                argv = (*usual, *WAYS[way].split())
+                rows.append(Row("sharing", group, f"{name}: {way}, heirs keep their a", argv, "heirs keep their a"))
     return rows
 
 
@@ -83,7 +95,8 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
     for options, what in shapes(folder, stand_ins):
         for seed in (0, 1):
             usual = (*options, "--n_scales", "4", "--engine", "reference", "--seed", str(seed))
-            for variant in CLOSE:
+            # Two layers have no matrix between hidden ones, which is what Muon is of.
+            for variant in (variant for variant in CLOSE if variant != "Muon"):
                 name = f"{what}: {variant}{f', seed {seed}' if seed else ''}"
                 rows.append(_row(f"{what}, full", name, usual, variant))
     return rows

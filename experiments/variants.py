@@ -17,7 +17,7 @@ from torch import Tensor
 from datasets.residual import LevelTargets
 from experiments.zeroed import watched
 from losses import balanced_loss, block_mse
-from models import level_fit, miner
+from models import inheritance, level_fit, miner
 from models.engine import Blocks, ReferenceEngine
 from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
@@ -217,6 +217,7 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "plain loss": plain_loss,
     "linear colours": linear_colours,
     "no pruning": no_pruning,
+    "heirs keep their a": lambda _: [patch.object(inheritance, "scaled_as", lambda network, rows, fresh: rows)],
     "pruned copy, watched": lambda noted: [watched(noted, zero=False)],
     "zeroed gradients": lambda noted: [watched(noted, zero=True)],
 }

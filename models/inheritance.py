@@ -63,14 +63,7 @@ class Inheritance:
             of_part = heirs[part[heirs] == which]
             if len(of_part):
                 rows[of_part] = self._moved(network, rows[of_part], which)
-        for layer, first in list(zip(network.unpack(rows), network.unpack(fresh), strict=True))[:-1]:
-            if layer.a is not None:
-                # Orphans are scaled by one.
-                scale = first.a / layer.a
-                layer.w.mul_(scale[:, :, None])
-                layer.b.mul_(scale)
-                layer.a.copy_(first.a)
-        return rows
+        return scaled_as(network, rows, fresh)
 
     def _moved(self, network: Network, rows: Tensor, part: int) -> Tensor:
         """Rows whose first layer sees the child's features instead of the parent's."""
@@ -93,6 +86,17 @@ class Inheritance:
             solution = torch.linalg.lstsq(mine, parents, rcond=SMALLEST, driver="gelsd").solution
             self._changes[part] = solution.float()
         return self._changes[part]
+
+
+def scaled_as(network: Network, rows: Tensor, fresh: Tensor) -> Tensor:
+    """Rows [n, row] with their hidden layers' weights, biases and a scaled to the a of `fresh`, in place."""
+    for layer, first in list(zip(network.unpack(rows), network.unpack(fresh), strict=True))[:-1]:
+        if layer.a is not None:
+            scale = first.a / layer.a
+            layer.w.mul_(scale[:, :, None])
+            layer.b.mul_(scale)
+            layer.a.copy_(first.a)
+    return rows
 
 
 def parents_of(grid: Grid, level: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
