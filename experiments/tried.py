@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.inputs import gyroid, shapes, stand_in
+from experiments.curve import PICTURES
+from experiments.inputs import crop, gyroid, shapes, stand_in
 from experiments.rows import Row
 from experiments.variants import VARIANTS
 
@@ -45,22 +46,29 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
         elif stem == "moon":
             rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
     # Small enough for a CPU.
-    for stem, what, options in (
-        ("small moon", *reversed(stand_in("moon", (512, 256), stand_ins))),
-        ("small gyroid", "gyroid at 64^3", gyroid(folder, 64)[0]),
-    ):
-        for budget, epochs in {"full": "50 50 150", "quarter": "12 12 38 --val_freq 12"}.items():
-            usual = (*options, "--n_scales", "3", "--num_epochs", *epochs.split())
-            group, name = f"{what.removeprefix('stand-in: ')}, {budget} budget", f"{stem}, {budget}"
-            rows += _ways(group, name, usual, WAYS)
-            for way in ("inherit, solved", "inherit, random", "exact, solved", "exact, random"):
-                argv = (*usual, *WAYS[way].split())
-                rows.append(Row("sharing", group, f"{name}: {way}, heirs keep their a", argv, "heirs keep their a"))
+    options, what = gyroid(folder, 96)[0], "gyroid at 96^3"
+    rows += _heirs(what, "small gyroid, full", (*options, "--num_epochs", "50", "50", "150"))
+    rows += _heirs(what, "small gyroid, quarter", (*options, "--num_epochs", "12", "12", "38", "--val_freq", "12"))
+    options, what = stand_in("moon", PICTURES["moon"], stand_ins)
+    if "--path" in options:
+        options, what = crop(folder, options[options.index("--path") + 1], (1500, 700), (512, 512))
+    rows += _heirs(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
+    rows += _heirs(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
     return rows
 
 
 def _ways(group: str, name: str, usual: tuple[str, ...], ways: Iterable[str]) -> list[Row]:
     return [Row("sharing", group, f"{name}: {way}", (*usual, *WAYS[way].split())) for way in ways]
+
+
+def _heirs(what: str, name: str, usual: tuple[str, ...]) -> list[Row]:
+    """With and without sharing, and heirs that keep the a of their parents."""
+    group = f"{what}, {name.split()[-1]} budget, small"
+    rows = _ways(group, name, usual, [way for way in WAYS if not way.startswith("paper")])
+    for way in ("inherit, solved", "inherit, random"):
+        argv = (*usual, *WAYS[way].split())
+        rows.append(Row("sharing", group, f"{name}: {way}, heirs keep their a", argv, "heirs keep their a"))
+    return rows
 
 
 def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], int]]:

@@ -12,7 +12,8 @@ are written in the child's by least squares over the cells of a block: exact but
 matrix for all blocks of a part, and the least-squares change of any first layer, whatever its weights.
 
 A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
-the larger they are. Training lets an a grow tenfold, so heirs are scaled to the a that a network begins with.
+the larger they are. Training lets an a grow, and heirs learnt the slower the longer their parents had been trained. So
+"inherit" scales them to the a that a network begins with. For "exact" that was no gain (docs/experiments.md).
 """
 
 import math
@@ -59,11 +60,13 @@ class Inheritance:
         whole = self.way == "exact" and network.output == COLOUR
         kept = network.row_size if whole else sum(network.sizes[:-3])
         rows[heirs, :kept] = old[:, :kept]
-        for which in range(2**self.grid.ndim) if self.way == "exact" and kept else ():
+        if self.way == "inherit":
+            return scaled_as(network, rows, fresh)
+        for which in range(2**self.grid.ndim) if kept else ():
             of_part = heirs[part[heirs] == which]
             if len(of_part):
                 rows[of_part] = self._moved(network, rows[of_part], which)
-        return scaled_as(network, rows, fresh)
+        return rows
 
     def _moved(self, network: Network, rows: Tensor, part: int) -> Tensor:
         """Rows whose first layer sees the child's features instead of the parent's."""
