@@ -38,6 +38,7 @@ Shape = tuple[Network, str, int]
 
 class Draft:
     """The model file of a fit; `save` makes it whole, and whatever was put into place before is not written again.
+    Where it was not begun, as a small one is not, nothing is put into place early.
 
     Several processes write it together: each has one, all call `begin` and `save`, and all see the same folder. To be
     used in a with statement, after which nothing is left of a draft that was not saved.
@@ -103,6 +104,8 @@ class Draft:
 
     def put_part(self, name: str, networks: BlockMLP, part: range) -> None:
         """Begin to write networks of a finished level, by their positions."""
+        if not self.begun:
+            return
         most = max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))
         few = [part[a : a + most] for a in range(0, len(part), most)]
 
@@ -125,6 +128,8 @@ class Draft:
         Raises:
             OSError: something begun earlier could not be written.
         """
+        if not self.begun:
+            return
         with self._named():
             while self._jobs and self._jobs[0].done():
                 self._jobs.popleft().result()

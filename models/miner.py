@@ -216,9 +216,8 @@ class Miner(pl.LightningModule):
         names = sorted(files, key=_first_row)
         rows = None if fit.holds_rows else self._rows(fit.network, [files[name] for name in names])
         networks, report = fit.finish(rows)
-        if self.draft.begun and len(networks) == len(fit.target):
-            for chunk in self._restored:
-                self.draft.put_part(str(level), networks, chunk)
+        for chunk in self._restored if len(networks) == len(fit.target) else ():
+            self.draft.put_part(str(level), networks, chunk)
         self.pyramid.add(level, networks)
         self.reports.append(report)
         # Of the finest level what is kept of its chunks is enough, for the model is written next.
@@ -344,11 +343,9 @@ class Miner(pl.LightningModule):
         """Begin to write the rows of a finished chunk: where a resume finds them, and into the model's file."""
         tables = [to_host(table) for table in fit.finished_rows(chunk)]
         self.store.write(_rows_name(fit, chunk), tables)
-        if self.draft.begun:
-            keys = columns(fit.network, self.recipe.save_dtype)
-            self.draft.put(
-                str(fit.level), chunk.start, lambda: {key: table() for key, table in zip(keys, tables, strict=True)}
-            )
+        keys = columns(fit.network, self.recipe.save_dtype)
+        named = lambda: {key: table() for key, table in zip(keys, tables, strict=True)}  # noqa: E731
+        self.draft.put(str(fit.level), chunk.start, named)
 
     def _stored(self, level: int) -> dict[range, tuple[int, str]]:
         """The chunks of a level that an earlier session has begun: the epoch they have reached, and their piece."""

@@ -68,8 +68,8 @@ def test_a_small_file_has_a_head_that_fits_and_is_not_begun_early(tmp_path, monk
     save(tmp_path / "large.safetensors", pyramid, ABOUT)
     monkeypatch.setattr(module, "LARGE", 2**30)
     with Draft(tmp_path / "small.safetensors") as draft:
-        draft.begin(pyramid.levels)
-        assert not draft.begun
+        put_early(draft, pyramid)
+        assert not draft.begun and not draft._jobs
         finish(draft, pyramid, ABOUT)
     small, large = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("small", "large"))
     assert len(small) < len(large) and small.endswith(large[HEAD_ROOM:])

@@ -77,6 +77,11 @@ def test_the_model_does_not_depend_on_the_memory(whole, monkeypatch):
     monkeypatch.setattr(models.store.Store, "write", lambda *a: written.append(a[1]) or write(*a))
     run("again")
     monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(models.draft, "LARGE", 2**30)
+        run("small")
+    assert same_model("small", "whole")
+    opened.pop(), written.clear()
     result = run("little")
     assert [type(source) for source in opened] == [ArraySource, StreamedSource]
     assert len({name for name in written if name.startswith("rows_0")}) > 2
