@@ -13,7 +13,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from datasets.source import Source
-from models.miner import Miner, Wave
+from models.flight import Wave
+from models.miner import Miner
 from pictures import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.

@@ -6,11 +6,9 @@ whose rounds take turns (models.lanes). Where several processes share the run, e
 taken, and they meet when the level is done.
 """
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,6 +20,7 @@ from memory import Limits
 from models.block_mlp import BlockMLP
 from models.draft import Draft
 from models.engine.contract import cosine_lr
+from models.flight import Point, Wave, first_row, level_state, piece_name, rows_name
 from models.forecast import Forecast, guess
 from models.inheritance import Inheritance
 from models.lanes import join, lanes, to_host
@@ -31,7 +30,6 @@ from models.precision import PackedRows, columns, table_bytes
 from models.pyramid import Pyramid
 from models.rows import Segment
 from models.store import Store
-from models.training_copy import TrainingCopy
 from ranks import Ranks
 
 # A killed run loses at most the larger of one round and 30 seconds.
@@ -40,45 +38,6 @@ SECONDS_BETWEEN_COMMITS = 15
 WORTH_A_COMMIT = 1
 # What a lane says when it has trained all its chunks.
 DONE = object()
-
-
-@dataclass(frozen=True)
-class Wave:
-    """What a round did, for logs and progress bars.
-
-    `level_epochs` is how many of the level's epochs are behind, as a mean over its chunks.
-    """
-
-    level: int
-    chunk: int
-    chunks: int
-    round: int
-    epoch: int
-    epochs: int
-    level_epochs: int
-    training: int
-    loss: float
-    psnr: float
-    lr: float
-    cells_per_s: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a chunk stands between two rounds; replaced as a whole, so that an interrupt never sees half a round."""
-
-    fit: LevelFit
-    chunk: range
-    epoch: int
-    copy: TrainingCopy
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "target": self.fit.state(self.chunk),
-            "index": self.copy.index,
-            "rows": self.copy.blocks.rows,
-            "moments": self.copy.blocks.moments,
-        }
 
 
 class Miner(pl.LightningModule):
@@ -213,7 +172,7 @@ class Miner(pl.LightningModule):
             self._stop_early()
         fit.exchange([(owner, chunks[number]) for owner, (numbers, _, _) in enumerate(met) for number in numbers])
         files = {name: segments for *_, theirs in met for name, segments in theirs.items()}
-        names = sorted(files, key=_first_row)
+        names = sorted(files, key=first_row)
         rows = None if fit.holds_rows else self._rows(fit.network, [files[name] for name in names])
         networks, report = fit.finish(rows)
         for chunk in self._restored if len(networks) == len(fit.target) else ():
@@ -223,7 +182,7 @@ class Miner(pl.LightningModule):
         # Of the finest level what is kept of its chunks is enough, for the model is written next.
         if self.ranks.first and level:
             # The pieces of the others stay until the run is done: this one does not know when to let go of them.
-            self.store.keep(f"level_{level}", _level_state(networks, report, names))
+            self.store.keep(f"level_{level}", level_state(networks, report, names))
             self.store.drop(f"chunk_{level}_")
         if level and time.perf_counter() - self._committed > WORTH_A_COMMIT and not self.stopped_early:
             # The next survey may take long.
@@ -326,8 +285,8 @@ class Miner(pl.LightningModule):
             self._write_rows(fit, chunk)
             del state["rows"]
         if not self.stopped_early:
-            self.store.drop(_name(point))
-            self.store.keep(_name(point, fit.epochs), {"target": state})
+            self.store.drop(piece_name(point))
+            self.store.keep(piece_name(point, fit.epochs), {"target": state})
         self._points = {other: point for other, point in self._points.items() if other != number}
 
     def _restore(self, fit: LevelFit, chunk: range, state: dict[str, Any]) -> None:
@@ -342,7 +301,7 @@ class Miner(pl.LightningModule):
     def _write_rows(self, fit: LevelFit, chunk: range) -> None:
         """Begin to write the rows of a finished chunk: where a resume finds them, and into the model's file."""
         tables = [to_host(table) for table in fit.finished_rows(chunk)]
-        self.store.write(_rows_name(fit, chunk), tables)
+        self.store.write(rows_name(fit, chunk), tables)
         keys = columns(fit.network, self.recipe.save_dtype)
         named = lambda: {key: table() for key, table in zip(keys, tables, strict=True)}  # noqa: E731
         self.draft.put(str(fit.level), chunk.start, named)
@@ -418,8 +377,8 @@ class Miner(pl.LightningModule):
         # The thread that writes it reads from the GPU what may have been put there a moment ago.
         join(self.device)
         for point in self._points.values():
-            self.store.drop(_name(point))
-            self.store.keep(_name(point, point.epoch), point.state())
+            self.store.drop(piece_name(point))
+            self.store.keep(piece_name(point, point.epoch), point.state())
         self.store.begin_commit({**self.facts, "seconds": self.seconds})
         self._committed = time.perf_counter()
 
@@ -438,28 +397,3 @@ class Miner(pl.LightningModule):
                 tensors = stored["blocks"], stored["amplitude"], rows
                 self.pyramid.add(level, BlockMLP(network, *tensors, self.recipe.save_dtype))
                 self.reports.append(LevelReport(**stored["report"]))
-
-
-def _name(point: Point, epoch: int | str = "") -> str:
-    """Of a chunk's piece at an epoch, or what all its pieces' names begin with."""
-    return f"chunk_{point.fit.level}_{point.chunk.start}_{point.chunk.stop}_{epoch}"
-
-
-def _rows_name(fit: LevelFit, chunk: range) -> str:
-    """Of the file that holds a finished chunk's rows."""
-    return f"rows_{fit.level}_{chunk.start}_{chunk.stop}"
-
-
-def _first_row(name: str) -> int:
-    return int(name.split("_")[2])
-
-
-def _level_state(networks: BlockMLP, report: LevelReport, files: list[str]) -> dict[str, Any]:
-    rows = {"files": files} if isinstance(networks.rows, PackedRows) else {"rows": networks.rows.detach()}
-    return {
-        "network": dataclasses.asdict(networks.network),
-        "blocks": networks.blocks,
-        "amplitude": networks.amplitude,
-        "report": dataclasses.asdict(report),
-        **rows,
-    }

@@ -69,6 +69,7 @@ FLOORS = {
     "datasets.zarr_array": 2,
     "models.block_mlp": 2,
     "models.draft": 2,
+    "models.flight": 2,
     "models.rows": 2,
     "models.recent_blocks": 2,
     "models.precision": 2,

@@ -5,7 +5,7 @@ import io
 import time
 
 import callbacks
-from models.miner import Wave
+from models.flight import Wave
 
 WAVE = Wave(0, 0, 1, 1, 50, 200, 50, 400, 0.1, 40.0, 0.03, 1e6)
 
