@@ -78,13 +78,9 @@ def say(result: dict[str, Any]) -> None:
             print("no network was better than none, so the model is empty: try a lower --lr, or --a nearer to 0.1")
     finest, wanted = result["levels"].get("0"), psnr(options.loss_thr)
     if finest and result["psnr"] < wanted - FAR_BELOW and finest["converged"] < finest["active"] / 2:
-        patch = " ".join(map(str, options.patch_size))
-        deep = options.n_layers > 1
-        wider = f"--n_hidden (was {options.n_hidden})" if deep else f"--n_layers (was {options.n_layers})"
         print(
             f"{finest['active'] - finest['converged']} of {finest['active']} networks of the finest level stayed above "
-            f"loss_thr ({wanted:.0f} dB): raise {wider} or --num_epochs, or take a smaller "
-            f"--patch_size (was {patch})"
+            f"loss_thr ({wanted:.0f} dB): {_larger(options)}"
         )
         if options.task == "image" and result["psnr"] < wanted - AS_RANDOM and max(options.num_epochs) >= ENOUGH_EPOCHS:
             print(
@@ -106,9 +102,12 @@ def say(result: dict[str, Any]) -> None:
 
 def _missed(o: Options, psnr: float) -> str:
     """What to change where a run has not reached its --target_psnr."""
-    patch, larger = " ".join(map(str, o.patch_size)), larger_target(o.target_psnr) if o.task == "image" else None
+    larger = larger_target(o.target_psnr) if o.task == "image" else None
     other = f"; where neither is given, --target_psnr {larger:g} chooses larger networks" if larger else ""
-    return (
-        f"--target_psnr {o.target_psnr:g} was missed by {o.target_psnr - psnr:.2f} dB: raise --n_hidden "
-        f"(was {o.n_hidden}) or --num_epochs, or take a smaller --patch_size (was {patch}){other}"
-    )
+    return f"--target_psnr {o.target_psnr:g} was missed by {o.target_psnr - psnr:.2f} dB: {_larger(o)}{other}"
+
+
+def _larger(o: Options) -> str:
+    """What gives networks more to learn with."""
+    wider = f"--n_hidden (was {o.n_hidden})" if o.n_layers > 1 else f"--n_layers (was {o.n_layers})"
+    return f"raise {wider} or --num_epochs, or take a smaller --patch_size (was {' '.join(map(str, o.patch_size))})"
