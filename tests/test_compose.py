@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GPU, GRIDS, grid_id, level_cells, random_box
-from test_fused import DEVICE, INTERPRETED
+from conftest import GRIDS, grid_id, level_cells, random_box
+from test_fused import DEVICE, GPU, INTERPRETED, here
 
 from models.engine.contract import Window
 from models.engine.reference import ReferenceEngine
-
-here = pytest.mark.skipif(not GPU and not INTERPRETED, reason="runs in the process of test_fused.py")
 
 if GPU or INTERPRETED:
     pytest.importorskip("triton")

@@ -1,8 +1,8 @@
 """The fused engine against its specification, the reference engine, block by block.
 
-On a GPU the whole matrix runs in float32, tf32 and bfloat16: `python -m pytest tests/test_fused.py`. Elsewhere its
-small corner runs in float32 under Triton's interpreter, in a process of its own: whether Triton interprets is settled
-for good when it is first imported.
+On a GPU the whole matrix runs in float32, tf32 and bfloat16: `python -m pytest -m gpu tests/test_fused.py`. Without
+one its small corner runs in float32 under Triton's interpreter, in a process of its own: whether Triton interprets is
+settled for good when it is first imported.
 """
 
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GPU
 
 from models.engine.contract import Blocks, Round, cell_order
 from models.engine.reference import ReferenceEngine
@@ -20,11 +19,13 @@ from models.network import Network
 from utils import UserError
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 COMPOSE = str(Path(__file__).with_name("test_compose.py"))
 PRECISIONS = ["float32", "tf32", "bfloat16"] if GPU else ["float32"]
 
-here = pytest.mark.skipif(not GPU and not INTERPRETED, reason="runs in the process of test_under_the_interpreter")
+# Without a GPU they are run in the process of test_under_the_interpreter.
+here = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 
 if GPU or INTERPRETED:
     pytest.importorskip("triton")
