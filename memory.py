@@ -85,7 +85,7 @@ class Reading:
     Args:
         strip_cells: cells of level 0 that are handled at once.
         strips_ahead: strips that are read before they are asked for.
-        level_bytes: what its coarser levels may take on the device; if they take more they stay in files.
+        level_bytes: what its coarser levels may take on the device; those that take more are not held there.
     """
 
     strip_cells: int

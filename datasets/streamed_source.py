@@ -18,9 +18,9 @@ from datasets.source import Signal, Source, levels_bytes, points
 from memory import Reading
 from ranks import Ranks
 
-# The finest level that is stored: of a picture of bytes level 1 as float32 has as many bytes as level 0.
-FIRST_STORED = 2
-# Strips of it, a sixteenth of what is read for them, that a process makes before all exchange theirs.
+# The finest level that is stored in a file: of a picture of bytes level 1 as float32 has as many bytes as level 0.
+FIRST_IN_FILES = 2
+# Strips of it, a sixteenth of what is read, that a process makes before all exchange theirs; of level 1 it is one.
 TURN = 8
 
 
@@ -45,8 +45,9 @@ class _Ahead(threading.local):
 class StreamedSource(Source):
     """Reads by region what a reader gives. The values are those of an ArraySource, bit for bit.
 
-    Level 1 is averaged from level 0 whenever it is read. The levels above it are made in one pass over level 0, and
-    held on the device if they have room there, else put in scratch files.
+    The coarser levels are made in one pass over level 0. They are held on the device if they have room there. Where
+    level 1 has none, it is averaged from level 0 whenever it is read; where the others have none, they are put in
+    scratch files.
 
     Args:
         reader: gives cells of level 0.
@@ -68,6 +69,8 @@ class StreamedSource(Source):
         super().__init__(shape, signal, device, about)
         self._reader, self._folder, self._limits = reader, folder, limits
         self._levels: dict[int, Tensor | FileArray] = {}
+        # The finest level that is stored.
+        self._first = 1 if self._bytes_from(1) <= limits.level_bytes else FIRST_IN_FILES
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead = _Ahead()
@@ -78,15 +81,17 @@ class StreamedSource(Source):
 
     @property
     def level_bytes(self) -> int:
-        stored = points(self.shape, FIRST_STORED).level_box(FIRST_STORED)
-        channels = self.signal.channels
-        size = 4 * channels * stored.size + levels_bytes(stored.shape, channels)
+        size = self._bytes_from(self._first)
         return size if size <= self._limits.level_bytes else 0
 
+    def _bytes_from(self, level: int) -> int:
+        """What a level and those above it take."""
+        return levels_bytes(points(self.shape, level - 1).level_box(level - 1).shape, self.signal.channels)
+
     def read(self, region: Box, level: int) -> Tensor:
-        if level >= FIRST_STORED and level not in self._levels:
+        if level >= self._first and level not in self._levels:
             self.prepare(level + 1, Ranks())
-        if level >= FIRST_STORED:
+        if level >= self._first:
             return self._stored(region, level)
         if level == 0:
             return self._averaged(region, 0, 0)
@@ -100,7 +105,7 @@ class StreamedSource(Source):
 
     def expect(self, regions: Iterable[Box], level: int) -> None:
         """Begin to read regions; what was expected before and not read since is forgotten."""
-        if level == 1:
+        if level == 1 and level < self._first:
             self._expect((0, self._below(part, 1, 0)) for region in regions for part in self._parts(region, 1, 0))
         elif level == 0 or isinstance(self._levels.get(level), FileArray):
             self._expect((level, region) for region in regions)
@@ -108,10 +113,12 @@ class StreamedSource(Source):
             self._expect(())
 
     def prepare(self, n_levels: int, ranks: Ranks) -> None:
-        for level in range(FIRST_STORED, n_levels):
+        # Shared is a level that all of them store.
+        self._first = max(ranks.gather(self._first))
+        for level in range(self._first, n_levels):
             if level not in self._levels:
                 # What is made of another stored level costs little, and is not worth sharing.
-                first = level == FIRST_STORED
+                first = level == self._first
                 self._levels[level] = self._make(level, 0 if first else level - 1, ranks if first else Ranks())
 
     def _make(self, level: int, finer: int, ranks: Ranks) -> Tensor | FileArray:
@@ -125,8 +132,9 @@ class StreamedSource(Source):
         # All cut alike, as the one does that has the least memory.
         strips = self._parts(whole, level, finer, min(ranks.gather(self._limits.strip_cells)))
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
-        for first in range(0, len(strips), TURN * ranks.count):
-            turn = strips[first : first + TURN * ranks.count]
+        most = (TURN if level > 1 else 1) * ranks.count
+        for first in range(0, len(strips), most):
+            turn = strips[first : first + most]
             parts = [
                 self._averaged(strip, level, finer).contiguous()
                 if n % ranks.count == ranks.number

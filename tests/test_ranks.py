@@ -120,16 +120,19 @@ def test_a_process_that_gives_no_sign_of_life_is_missed():
 
 
 def shared_levels(group: Ranks) -> list[tuple[bool, bool, int]]:
-    """Of a streamed source whose levels are held in one process and in files in the other, then the other way round:
-    whether they are held, are those of the array, and how many cells this process has read for them."""
+    """Of a streamed source whose levels are held in one process and in files in the other, then the other way round,
+    then in both: whether they are held, are those of the array, and how many cells this process has read for them."""
     array, found = np.random.default_rng(0).integers(0, 256, (37, 23, 2), np.uint8), []
-    for held in (group.first, not group.first):
+    for first_holds, second_holds in ((True, False), (False, True), (True, True)):
+        held = first_holds if group.first else second_holds
         signal, reader = Signal.of(array, "grey+alpha"), Counting(array)
         # The strips are those of the process that has the least memory.
         limits = Reading(128 if group.first else 300, 2, 10**6 if held else 0)
         source = StreamedSource(reader, array.shape[:-1], signal, "cpu", None, Path(), limits)
         source.prepare(5, group)
-        wholes = [(points(source.shape, level).level_box(level), level) for level in range(2, 5)]
+        # Level 1 is stored where both can hold it.
+        levels = range(1 if first_holds and second_holds else 2, 5)
+        wholes = [(points(source.shape, level).level_box(level), level) for level in levels]
         same = all(torch.equal(source.read(*whole), ArraySource(array, signal).read(*whole)) for whole in wholes)
         found.append((source.level_bytes > 0, same, sum(region.size for region in reader.asked)))
     return found
@@ -273,8 +276,8 @@ def test_processes_share_counters_tensors_sums_and_errors_and_notice_that_one_en
 
 def test_processes_share_the_making_of_a_source_s_levels(folder):
     first, second = folder["heard"]["levels"]
-    assert [levels[:2] for levels in first] == [(True, True), (False, True)]
-    assert [levels[:2] for levels in second] == [(False, True), (True, True)]
+    assert [levels[:2] for levels in first] == [(True, True), (False, True), (True, True)]
+    assert [levels[:2] for levels in second] == [(False, True), (True, True), (True, True)]
     for (*_, cells), (*_, others) in zip(first, second, strict=True):
         assert cells + others == 37 * 23 and min(cells, others) > 37 * 23 / 3
 
