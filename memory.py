@@ -31,13 +31,15 @@ CGROUPS = (
 class Memory:
     """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU.
 
-    `most_streamed_cells` of a signal that is not held are worth being handled at once, and `chunks` are trained.
+    `most_streamed_cells` of a signal that is not held are worth being handled at once, `chunks` are trained, and
+    `keeps_rows` says whether a part of such a signal is worth being held: the system holds for the host what it can.
     """
 
     host: int
     device: int
     most_streamed_cells: int = MOST_STRIP_CELLS
     chunks: int = CHUNKS
+    keeps_rows: bool = False
 
     def holds(self, raw: int, levels: int) -> bool:
         """Whether a signal of `raw` bytes and its coarser levels are to be held whole; decoding takes it twice."""
@@ -58,7 +60,7 @@ class Memory:
         cells = self.strip_cells(channels, streamed=True)
         strip = cells * channels * itemsize
         strips = min(MOST_STRIPS_AHEAD, max(1, min(self.host, self.device) // 32 // strip))
-        return Reading(cells, strips, self.device // 4 - strips * strip)
+        return Reading(cells, strips, self.device // 4 - strips * strip, self.keeps_rows)
 
     def limits(
         self, channels: int, block_cells: int, row_size: int, most_blocks: int, streamed: bool = False
@@ -86,11 +88,13 @@ class Reading:
         strip_cells: cells of level 0 that are handled at once.
         strips_ahead: strips that are read before they are asked for.
         level_bytes: what its coarser levels may take on the device; those that take more are not held there.
+        keeps_rows: whether the first rows of level 0 have what they leave of it.
     """
 
     strip_cells: int
     strips_ahead: int
     level_bytes: int
+    keeps_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     if device.type != "cuda":
         return Memory(host, host)
     own = int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit
-    return Memory(host, own, MOST_STREAMED_CELLS, GPU_CHUNKS)
+    return Memory(host, own, MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
 
 
 def free_host_bytes() -> int:

@@ -128,7 +128,7 @@ def _reading(source: Source, grid: Grid, strip_cells: int) -> tuple[float, float
     started = time.perf_counter()
     cells = source.read(strip, 0)
     read = time.perf_counter() - started
-    return 0.0 if source.held_bytes else read / strip.size, _seconds(lambda: down(cells).sum()) / strip.size
+    return read / strip.size if source.streamed else 0.0, _seconds(lambda: down(cells).sum()) / strip.size
 
 
 def _cells(

@@ -118,7 +118,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
         sizes = source.signal.channels, grid.block_cells, network.row_size, options.b_chunks
-        limits = memory.limits(*sizes, streamed=not source.held_bytes)
+        limits = memory.limits(*sizes, streamed=source.streamed)
         least = chunk_bytes(2, source.signal.channels * grid.block_cells, network.row_size)
         if options.memory and least > options.memory // ranks.on_this_machine() // 4:
             raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")

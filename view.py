@@ -67,7 +67,7 @@ def _open_truth(path: str, pyramid: Pyramid, about: dict[str, Any], place: Place
         del source
         source = open_source(task, path, shape[::-1], place)
     notes = source.notes
-    if not source.held_bytes:
+    if source.streamed:
         notes = *notes, f"{path or 'the sample'} is read by region, and averaged down once before the page opens"
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -104,6 +104,11 @@ class Source(ABC):
         """What is held of level 0 on the device."""
 
     @property
+    def streamed(self) -> bool:
+        """Whether not all of level 0 is held."""
+        return self.held_bytes < self.raw_bytes
+
+    @property
     @abstractmethod
     def level_bytes(self) -> int:
         """What is held of coarser levels on the device once all are made."""

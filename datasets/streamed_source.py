@@ -47,7 +47,8 @@ class StreamedSource(Source):
 
     The coarser levels are made in one pass over level 0. They are held on the device if they have room there. Where
     level 1 has none, it is averaged from level 0 whenever it is read; where the others have none, they are put in
-    scratch files.
+    scratch files. Of level 0 itself the first rows (of a volume slices) are held, if there is room and one process
+    alone makes the levels.
 
     Args:
         reader: gives cells of level 0.
@@ -71,13 +72,25 @@ class StreamedSource(Source):
         self._levels: dict[int, Tensor | FileArray] = {}
         # The finest level that is stored.
         self._first = 1 if self._bytes_from(1) <= limits.level_bytes else FIRST_IN_FILES
+        # The first rows of level 0, as stored.
+        self._rows: Tensor | None = None
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead = _Ahead()
 
     @property
     def held_bytes(self) -> int:
-        return 0
+        return self._n_rows * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.raw_bytes // self.shape[0]
+
+    @property
+    def _n_rows(self) -> int:
+        """Rows of level 0 that have room; never all, for then the source would not be streamed."""
+        room = (self._limits.level_bytes - self.level_bytes) // self._row_bytes if self._limits.keeps_rows else 0
+        return min(room, self.shape[0] - 1)
 
     @property
     def level_bytes(self) -> int:
@@ -86,7 +99,7 @@ class StreamedSource(Source):
 
     def _bytes_from(self, level: int) -> int:
         """What a level and those above it take."""
-        return levels_bytes(points(self.shape, level - 1).level_box(level - 1).shape, self.signal.channels)
+        return levels_bytes(self._whole(level - 1).shape, self.signal.channels)
 
     def read(self, region: Box, level: int) -> Tensor:
         if level >= self._first and level not in self._levels:
@@ -123,7 +136,7 @@ class StreamedSource(Source):
 
     def _make(self, level: int, finer: int, ranks: Ranks) -> Tensor | FileArray:
         """Average a finer level into a level to be stored: in turns, of TURN strips by each process."""
-        whole, channels = points(self.shape, level).level_box(level), self.signal.channels
+        whole, channels = self._whole(level), self.signal.channels
         held = self.level_bytes > 0
         if held:
             made = torch.empty(*whole.stop, channels, device=self.device)
@@ -132,11 +145,15 @@ class StreamedSource(Source):
         # All cut alike, as the one does that has the least memory.
         strips = self._parts(whole, level, finer, min(ranks.gather(self._limits.strip_cells)))
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
+        rows = None
+        if finer == 0 and ranks.count == 1 and self._n_rows:
+            size = (self._n_rows, *self.shape[1:], channels)
+            rows = torch.empty(size, dtype=getattr(torch, self.signal.dtype), device=self.device)
         most = (TURN if level > 1 else 1) * ranks.count
         for first in range(0, len(strips), most):
             turn = strips[first : first + most]
             parts = [
-                self._averaged(strip, level, finer).contiguous()
+                self._averaged(strip, level, finer, rows).contiguous()
                 if n % ranks.count == ranks.number
                 else torch.empty(*strip.shape, channels, device=self.device)
                 for n, strip in enumerate(turn)
@@ -147,12 +164,16 @@ class StreamedSource(Source):
                     whole.crop(made, strip)[...] = cells
                 else:
                     made.write(strip, cells.cpu().numpy())
+        self._rows = rows if finer == 0 else self._rows
         return made
 
-    def _averaged(self, region: Box, level: int, finer: int) -> Tensor:
-        """A region of a level as means of a finer one, which is read for it."""
+    def _averaged(self, region: Box, level: int, finer: int, rows: Tensor | None = None) -> Tensor:
+        """A region of a level as means of a finer one, which is read for it, and put into `rows` as far as they go."""
         below = self._below(region, level, finer)
         stored = self._stored(below, finer)
+        if rows is not None and below.start[0] < len(rows):
+            part = Box(below.start, (min(below.stop[0], len(rows)), *below.stop[1:]))
+            self._whole(0).crop(rows, part)[...] = below.crop(stored, part)
 
         def means(cells: Tensor) -> Tensor:
             cells = cells if finer else self.signal.normalise(cells)
@@ -184,15 +205,24 @@ class StreamedSource(Source):
         most = (strip_cells or self._limits.strip_cells) >> len(self.shape) * (level - finer)
         return list(points(self.shape, level).boxes(level, max(1, most), region))
 
+    def _whole(self, level: int) -> Box:
+        return points(self.shape, level).level_box(level)
+
+    def _held(self, region: Box, level: int) -> Tensor | None:
+        """A region of a level, of the finest one as the file has it, if it is held."""
+        stored = self._levels.get(level) if level else self._rows
+        if not isinstance(stored, Tensor) or region.stop[0] > len(stored):
+            return None
+        return self._whole(level).crop(stored, region)
+
     def _stored(self, region: Box, level: int) -> Tensor:
         """A region of a level that need not be averaged; of the finest one as the file has it."""
-        stored = self._levels.get(level)
-        if isinstance(stored, Tensor):
-            return points(self.shape, level).level_box(level).crop(stored, region)
+        if (held := self._held(region, level)) is not None:
+            return held
         return self._take((level, region)).to(self.device, non_blocking=True)
 
     def _expect(self, keys: Iterable[tuple[int, Box]]) -> None:
-        keys = [key for key in dict.fromkeys(keys) if not isinstance(self._levels.get(key[0]), Tensor)]
+        keys = [key for key in dict.fromkeys(keys) if self._held(key[1], key[0]) is None]
         for key in self._ahead.reading.keys() - set(keys):
             self._ahead.reading.pop(key).cancel()
         self._ahead.wanted = deque(key for key in keys if key not in self._ahead.reading)

@@ -20,26 +20,26 @@ from ranks import Ranks
 SHAPES = [(1, 1), (1, 7), (13, 37), (16, 32), (1, 1, 1), (5, 11, 7)]
 
 
-def both(shape, dtype=np.uint8, strip_cells=64, folder=".", ahead=2, level_bytes=0):
+def both(shape, dtype=np.uint8, strip_cells=64, folder=".", ahead=2, level_bytes=0, keeps_rows=False):
     array = np.random.default_rng(0).integers(0, 250, (*shape, 2)).astype(dtype)
     signal, reader = Signal.of(array, "grey+alpha"), Counting(array)
-    limits = Reading(strip_cells, ahead, level_bytes)
+    limits = Reading(strip_cells, ahead, level_bytes, keeps_rows)
     return ArraySource(array, signal), StreamedSource(reader, shape, signal, "cpu", None, folder, limits), reader
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
 @pytest.mark.parametrize("strip_cells", [1, 50, 10**9])
-@pytest.mark.parametrize("level_bytes", [0, 500, 10**9])
-def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells, level_bytes):
-    held, streamed, _ = both(shape, dtype, strip_cells, tmp_path, level_bytes=level_bytes)
+@pytest.mark.parametrize(("level_bytes", "keeps_rows"), [(0, False), (500, False), (500, True), (10**9, True)])
+def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells, level_bytes, keeps_rows):
+    held, streamed, _ = both(shape, dtype, strip_cells, tmp_path, level_bytes=level_bytes, keeps_rows=keeps_rows)
     generator = np.random.default_rng(0)
     for level in (3, 0, 1, 2, 4):
         whole = points(shape, level).level_box(level)
         for region in [whole, *(random_box(generator, whole.stop) for _ in range(4))]:
             found = streamed.read(region, level)
             assert found.dtype == torch.float32 and torch.equal(found, held.read(region, level))
-    assert (streamed.shape, streamed.raw_bytes, streamed.held_bytes) == (held.shape, held.raw_bytes, 0)
+    assert (streamed.shape, streamed.raw_bytes, streamed.streamed) == (held.shape, held.raw_bytes, True)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -81,6 +81,19 @@ def test_levels_are_held_where_they_have_room_with_level_1_or_without_and_else_n
         assert sum(region.size for region in reader.asked) == 64 * 48 * (1 if held == 4 else 2)
 
 
+def test_the_first_rows_are_held_in_the_room_that_the_levels_leave(tmp_path):
+    held, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=16 * 32 * 2 * 4 // 3 + 5 * 64, keeps_rows=True)
+    assert streamed.held_bytes == 5 * 64
+    streamed.prepare(3, Ranks())
+    reader.asked.clear()
+    for start, stop, read in ((0, 5, 0), (2, 4, 0), (2, 6, 4 * 32), (5, 9, 4 * 32)):
+        region = Box((start, 0), (stop, 32))
+        streamed.expect([region], 0)
+        assert torch.equal(streamed.read(region, 0), held.read(region, 0))
+        assert sum(region.size for region in reader.asked) == read
+        reader.asked.clear()
+
+
 def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path):
     _, streamed, reader = both((16, 32), folder=tmp_path, ahead=2)
     regions = [Box((a, 0), (a + 4, 32)) for a in (0, 4, 8, 12)]
@@ -111,7 +124,7 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
 @pytest.mark.parametrize("level_bytes", [0, 10**9])
 def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tmp_path, level_bytes):
     array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(np.uint8)
-    signal, limits = Signal.of(array, "RGB"), Reading(2**16, 3, level_bytes)
+    signal, limits = Signal.of(array, "RGB"), Reading(2**16, 3, level_bytes, keeps_rows=True)
     streamed = StreamedSource(Counting(array), array.shape[:2], signal, "cuda", None, tmp_path, limits)
     held = ArraySource(array, signal, "cuda")
     for level in (0, 1, 2, 3):
