@@ -17,7 +17,7 @@ import utils
 from cores import CORES
 from datasets import Place, open_source
 from datasets.grid import Grid
-from memory import Limits, chunk_bytes, memory_of
+from memory import Limits, chunk_bytes, memory_of, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
@@ -98,6 +98,7 @@ def _fit(options: Options, given: frozenset[str]) -> dict[str, Any]:
 
 def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, device: torch.device) -> dict[str, Any]:
     utils.forget_peaks(device)
+    share_one_heap()
     name = options.exp_name or opt.default_name(options)
     model_path, store = Path("ckpts") / name / "model.safetensors", store_of(name, group.number)
     with group.together():

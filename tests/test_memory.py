@@ -1,5 +1,9 @@
 """Who gets how much of the memory: together no more than there is, within every container around the process."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +11,7 @@ import memory
 from memory import MOST_STRIP_CELLS, Memory, free_host_bytes, memory_of
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("size", [2**26, 2**30, 2**36])
@@ -63,3 +68,15 @@ def test_the_limit_of_a_container_counts_less_what_it_uses_and_with_what_the_sys
     assert free_host_bytes() == 4 * 10**5
     (tmp_path / limit).write_text("max")
     assert free_host_bytes() > 10**6
+
+
+def test_threads_take_memory_from_one_heap():
+    program = """
+import ctypes, threading, memory
+memory.share_one_heap()
+thread = threading.Thread(target=lambda: bytes(2000))
+thread.start(), thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.count("Arena ") == 1
