@@ -134,7 +134,8 @@ def _reading(source: Source, grid: Grid, strip_cells: int) -> tuple[float, float
 def _cells(
     source: Source, grid: Grid, encoding: Encoding, recipe: Recipe, engine, shares: list[float]
 ) -> tuple[float, ...]:
-    small, own = excerpt(source, grid, max(TIMED_CELLS[source.device.type], grid.block_cells))
+    small = excerpt(source, grid, max(TIMED_CELLS[source.device.type], grid.block_cells))
+    own = small.grid
     pyramid = Pyramid(own, encoding, source.signal.channels, engine).to(source.device)
     for level in range(own.n_levels):
         network = level_network(recipe, encoding.width, source.signal.channels, level == grid.n_levels - 1)
@@ -143,10 +144,12 @@ def _cells(
         rows = network.initial_rows(0, level, blocks, recipe.a)
         pyramid.add(level, BlockMLP(network, blocks, torch.ones(len(blocks), device=source.device), rows))
     size = own.level_box(0).size
-    targets = LevelTargets(small, lambda region: pyramid.inputs.new_zeros(*region.shape, pyramid.channels), own, 0)
+    targets = LevelTargets(
+        small.source, lambda region: pyramid.inputs.new_zeros(*region.shape, pyramid.channels), own, 0
+    )
     survey = _seconds(lambda: targets.survey()[0].sum()) / size
     decode = _seconds(lambda: sum(pyramid.decode(box).sum() for box in pyramid.strips())) / size
-    report = _seconds(lambda: torch.tensor(quality(pyramid, small)["psnr"])) / size
+    report = _seconds(lambda: torch.tensor(quality(pyramid, small.source)["psnr"])) / size
     return survey, decode, report
 
 

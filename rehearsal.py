@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets.excerpt import excerpt
-from datasets.grid import Box, Grid, parent, up
+from datasets.excerpt import Excerpt, excerpt
+from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
-from datasets.source import Source
+from datasets.source import Source, points
 from models.level_fit import LevelFit, Recipe
 
 # Values of the finest level that are surveyed.
@@ -44,22 +44,29 @@ def rehearse(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine)
         inputs: [in, p], the encoded cells of a block.
     """
     most_cells = max(SURVEYED_VALUES // source.signal.channels, grid.block_cells)
-    small, own = excerpt(source, grid, most_cells)
-    courses: list[Course] = []
-    fitted = None
-    if own.n_levels < grid.n_levels:
-        # The coarser levels, too few to matter, are taken to be as this one's own cells have them.
-        own = dataclasses.replace(own, n_levels=own.n_levels + 1)
-        fitted = small.read(own.level_box(own.n_levels - 1), own.n_levels - 1)
-    for level in reversed(range(own.n_levels - (fitted is not None))):
-        prediction = None if fitted is None else _Upsampled(own, level, fitted)
-        targets = LevelTargets(small, prediction, own, level, recipe.residual, kept_values=2**62)
+    small = excerpt(source, grid, most_cells)
+    levels, courses, fitted = small.grid.n_levels, [], None
+
+    def fit_level(level: int) -> Course:
+        nonlocal fitted
+        prediction = None if fitted is None else _Upsampled(small, level, fitted)
+        own = dataclasses.replace(small.grid, n_levels=level + 1 + (fitted is not None))
+        targets = LevelTargets(small.source, prediction, own, level, recipe.residual, kept_values=2**62)
         fit = LevelFit(targets, recipe, inputs, engine)
         index, training = _trial(fit)
         stands_for, better = _stand_ins(fit, index)
         active, kept = len(fit.target), int(better[stands_for].sum())
-        courses.insert(0, Course(active / len(fit.energy), kept / max(active, 1), training))
         fitted = _fitted(fit, prediction, index, stands_for, better)
+        return Course(active / len(fit.energy), kept / max(active, 1), training)
+
+    if levels < grid.n_levels:
+        # Of these the excerpt has no blocks: each is taken to leave as much as its own coarsest would in that place.
+        true, coarse = (small.source.read(points(small.grid.shape, k).level_box(k), k) for k in (levels - 1, levels))
+        for _ in range(levels, grid.n_levels):
+            fit_level(levels - 1)
+            fitted = coarse + (fitted - true)[(slice(None, None, 2),) * grid.ndim]
+    for level in reversed(range(levels)):
+        courses.insert(0, fit_level(level))
     # Blocks so large have something to learn wherever any of theirs has.
     full = [Course(1.0, 1.0, _rounds(recipe, level, [])) for level in range(len(courses), grid.n_levels)]
     return courses + (full if courses[-1].active else [dataclasses.replace(c, active=0.0) for c in full])
@@ -69,13 +76,13 @@ def rehearse(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine)
 class _Upsampled:
     """What the next coarser level, [*space, c], says of a region of a level."""
 
-    grid: Grid
+    excerpt: Excerpt
     level: int
     coarse: Tensor
 
     def __call__(self, region: Box) -> Tensor:
-        whole, part = self.grid.level_box(self.level + 1), parent(region, self.grid, self.level)
-        return up(whole.crop(self.coarse, part), part, region, whole)
+        whole = Box((0,) * len(region.start), tuple(self.coarse.shape[:-1]))
+        return self.excerpt.up(lambda box: whole.crop(self.coarse, box), region, self.level)
 
 
 def _trial(fit: LevelFit) -> tuple[Tensor, tuple[float, ...]]:
@@ -133,5 +140,6 @@ def _fitted(fit: LevelFit, prediction: _Upsampled | None, index: Tensor, stands_
         left -= fit.engine.predict(target.network, fit.inputs, *target.take(index))
         stands_for, stood_for = (values[better[stands_for]] for values in (stands_for, target.blocks))
         scale = (fit.energy[stood_for] / fit.energy[trained[stands_for]]).sqrt()
-        errors[stood_for] = left[stands_for] * scale[:, None, None]
+        # Of few blocks the pieces are a view of the source.
+        errors = errors.index_put((stood_for,), left[stands_for] * scale[:, None, None])
     return cells - grid.cells_of(blocks).crop(grid.join(errors, blocks), whole)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.excerpt import excerpt
-from datasets.grid import Box, Grid, parent, up
+from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
 from datasets.source import Source
 from models.level_fit import LevelFit, Recipe
@@ -49,17 +49,15 @@ def guess(source: Source, grid: Grid, inputs: Tensor, recipe: Recipe, engine) ->
         inputs: [in, p], the encoded cells of a block.
     """
     started = time.perf_counter()
-    small, own = excerpt(source, grid, max(GUESSED_VALUES // source.signal.channels, grid.block_cells))
-    shares, finest = [], None
+    small = excerpt(source, grid, max(GUESSED_VALUES // source.signal.channels, grid.block_cells))
+    own, shares, finest = small.grid, [], None
     for level in range(own.n_levels):
         top = level == grid.n_levels - 1
 
         def upsampled(region: Box, level: int = level) -> Tensor:
-            coarse = parent(region, own, level)
-            edge = Grid(own.shape, own.patch, level + 2).level_box(level + 1)
-            return up(small.read(coarse, level + 1), coarse, region, edge)
+            return small.up(lambda box: small.source.read(box, level + 1), region, level)
 
-        targets = LevelTargets(small, None if top else upsampled, own, level, recipe.residual, kept_values=0)
+        targets = LevelTargets(small.source, None if top else upsampled, own, level, recipe.residual, kept_values=0)
         fit = LevelFit(targets, recipe, inputs, engine, row_bytes=0)
         threshold = recipe.loss_thr * (recipe.coarse_share if level else 1.0) * (1.0 if top else ERROR_SHARE)
         shares.append((fit.energy > threshold).float().mean().item())

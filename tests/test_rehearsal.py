@@ -75,6 +75,15 @@ def test_a_black_image_needs_nothing():
     assert [course.active for course in courses_of(source, Grid((37, 23), (1, 1), 3))] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("grid", [Grid((64, 16), (8, 8), 2), Grid((32, 16, 16), (4, 4, 4), 3)], ids=str)
+def test_the_source_is_as_it_was(grid):
+    source = smooth_source(grid.shape)
+    read = lambda: [source.read(grid.level_box(level), level).clone() for level in range(grid.n_levels)]  # noqa: E731
+    before = read()
+    courses_of(source, grid, epochs=(4,) * grid.n_levels)
+    assert all(map(torch.equal, before, read()))
+
+
 @pytest.mark.parametrize("grid", [Grid((1, 1), (1, 1), 1), Grid((1, 1), (4, 3), 3), Grid((5, 11, 7), (2, 3, 4), 3)])
 def test_the_smallest_sources_have_a_course_for_every_level(grid):
     assert len(courses_of(make_source(grid.shape), grid, epochs=(1,) * grid.n_levels)) == grid.n_levels
