@@ -13,7 +13,8 @@ matrix for all blocks of a part, and the least-squares change of any first layer
 
 A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
 the larger they are. Training lets an a grow, and heirs learnt the slower the longer their parents had been trained. So
-"inherit" scales them to the a that a network begins with. For "exact" that was no gain (docs/experiments.md).
+"inherit" scales them to the a that a network begins with. For "exact" that was no gain, and where training is short
+heirs may do better as they are (docs/experiments.md).
 """
 
 import math
