@@ -1,5 +1,6 @@
 """The surface of a fitted shape: marching cubes over what its pyramid decodes, in the coordinates of the mesh."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from models.frame import Frame
 from models.pyramid import Pyramid
 
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
-# Cells decoded at once for a coarse surface, where a layer of blocks has no more.
+# Cells decoded at once for a coarse surface, where a row of blocks has no more.
 SLAB_CELLS = 2**23
 
 
@@ -60,6 +61,13 @@ def coarse_surface(
 
     def read(start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
         box = pyramid.grid.clip(Box(start, stop).map(lambda a, b: (a * factor, b * factor)), level)
+        # Whole rows of blocks and of averages.
+        (low, first, left), (high, end, right), unit = box.start, box.stop, math.lcm(pyramid.grid.patch[1], factor)
+        rows = unit * max(1, SLAB_CELLS // (box.shape[0] * box.shape[2] * unit))
+        parts = (Box((low, y, left), (high, min(y + rows, end), right)) for y in range(first, end, rows))
+        return np.concatenate([averages(part) for part in parts], 1)
+
+    def averages(box: Box) -> np.ndarray:
         values = (read_cells or pyramid.decode)(box, level).movedim(-1, 0)
         window = [min(factor, n) for n in box.shape]
         return F.avg_pool3d(values, window, factor, ceil_mode=True)[0].cpu().numpy()

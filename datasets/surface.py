@@ -15,6 +15,8 @@ ENDINGS = (".ply", ".obj", ".stl", ".glb")
 # surface falls on a sample of the grid; and the most, so that none is rounded onto one.
 _NUDGE = 1e-4
 _CLIP = 1e3
+# Faces of a mesh that are measured at once.
+_FACES = 2**18
 
 Read = Callable[[tuple[int, int, int], tuple[int, int, int]], np.ndarray]
 
@@ -140,7 +142,9 @@ def surface_distance(a, b, samples: int = 100_000, seed: int = 0) -> tuple[float
     generator = np.random.default_rng(seed)
     (points_a, normals_a), (points_b, normals_b) = (_sample(mesh, samples, generator) for mesh in (a, b))
     vertices, faces = _arrays(b)
-    diagonal = np.linalg.norm(np.ptp(vertices[faces].reshape(-1, 3), axis=0))
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    diagonal = np.linalg.norm(np.ptp(vertices[used], axis=0))
     distances, cosines = [], []
     for points, normals, others, other_normals in (
         (points_a, normals_a, points_b, normals_b),
@@ -160,9 +164,8 @@ def _arrays(mesh) -> tuple[np.ndarray, np.ndarray]:
 def _sample(mesh, samples: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Points [samples, 3] spread evenly by area and the unit normals [samples, 3] of their faces."""
     vertices, faces = _arrays(mesh)
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normal = np.cross(b - a, c - a)
-    area = np.linalg.norm(normal, axis=1)
+    parts = np.split(faces, range(_FACES, len(faces), _FACES))
+    area = np.concatenate([np.linalg.norm(np.cross(*_edges(vertices, part)), axis=1) for part in parts])
     if not area.sum() > 0:
         raise UserError("a surface without area has no distance: the shape is empty")
     # Evenly spaced draws with one random offset each visit every part of the surface in proportion.
@@ -172,5 +175,12 @@ def _sample(mesh, samples: int, generator: np.random.Generator) -> tuple[np.ndar
     # A fold of the unit square onto the triangle keeps the density even.
     s, t = generator.random((2, samples, 1))
     s, t = np.where(s + t > 1, 1 - s, s), np.where(s + t > 1, 1 - t, t)
-    points = a[face] + s * (b - a)[face] + t * (c - a)[face]
-    return points, normal[face] / area[face, None]
+    along, across = _edges(vertices, faces[face])
+    points = vertices[faces[face, 0]] + s * along + t * across
+    return points, np.cross(along, across) / area[face, None]
+
+
+def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the first corner of each face to the others, [f, 3] each."""
+    first, *others = (vertices[faces[:, i]] for i in range(3))
+    return tuple(other - first for other in others)

@@ -1,5 +1,7 @@
 """The surface of a level on averaged cells: the same whatever the slabs, and never much decoded at once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def ball(grid):
 
 
 @pytest.mark.parametrize("most", [100, 8, 5])
-def test_slabs_are_no_thicker_than_blocks_where_a_layer_of_blocks_is_all_there_is_room_for(monkeypatch, most):
+def test_no_more_than_a_row_of_blocks_is_decoded_where_that_is_all_there_is_room_for(monkeypatch, most):
     grid = Grid((17, 16, 15), (4, 4, 4), 1)
     pyramid, cells, asked = random_pyramid(grid, 1, keep=0), ball(grid), []
 
@@ -40,5 +42,6 @@ def test_slabs_are_no_thicker_than_blocks_where_a_layer_of_blocks_is_all_there_i
     np.testing.assert_allclose(again, vertices)
     assert as_many == n_faces > 0
     factor = -(-17 // most)
-    assert [box.start[0] for box in asked] == list(range(0, 17, -(-4 // factor) * factor))
+    layers, rows = range(0, 17, -(-4 // factor) * factor), range(0, 16, math.lcm(4, factor))
+    assert [box.start for box in asked] == [(z, y, 0) for z in layers for y in rows]
     assert asked[-1].stop == grid.shape
