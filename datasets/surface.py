@@ -46,6 +46,7 @@ def surface(
     all_vertices, all_faces, count = [], [], 0
     seam_keys, seam_ids = np.zeros(0, np.int64), np.zeros(0, np.int64)
     row = shape[2] + 2
+    lo, hi = np.asarray(bounds, np.float64)
 
     for first, layers in _padded_slabs(read, shape, threshold, slab, progress):
         vertices, faces = _march(layers, threshold)
@@ -64,15 +65,13 @@ def surface(
         top = np.flatnonzero(vertices[:, 0] == len(layers) - 1)
         top = top[np.argsort(key[top])]
         seam_keys, seam_ids = key[top], new_ids[top]
-        all_vertices.append(vertices[~known] + np.array([first, 0, 0]))
-        all_faces.append(new_ids[faces])
+        # Sample i of the padded grid is the centre of cell i - 1.
+        places = vertices[~known][:, ::-1] + np.array([0, 0, first]) - 0.5
+        all_vertices.append(lo + places * ((hi - lo) / np.array(shape[::-1])))
+        # Turning (z, y, x) into (x, y, z) mirrors the surface; the order of the corners makes up for it.
+        all_faces.append(new_ids[faces[:, ::-1]])
 
-    vertices = np.concatenate(all_vertices)[:, ::-1]
-    lo, hi = np.asarray(bounds, np.float64)
-    # Sample i of the padded grid is the centre of cell i - 1.
-    vertices = lo + (vertices - 0.5) * ((hi - lo) / np.array(shape[::-1]))
-    # Turning (z, y, x) into (x, y, z) mirrors the surface; the order of the corners makes up for it.
-    return np.ascontiguousarray(vertices), np.ascontiguousarray(np.concatenate(all_faces)[:, ::-1])
+    return np.concatenate(all_vertices), np.concatenate(all_faces)
 
 
 def _padded_slabs(read: Read, shape, threshold, slab, progress) -> Iterator[tuple[int, np.ndarray]]:
