@@ -13,13 +13,15 @@ from models.network import Network
 from models.precision import row_bytes
 from pace import Pace, measure
 from rehearsal import rehearse
-from report import SSIM_STRIP_CELLS, SSIM_VALUE_BYTES
+from report import MOST_SURFACE_CELLS, SSIM_STRIP_CELLS, SSIM_VALUE_BYTES
 from utils import host_bytes
 
 # What a file keeps of a block beside its row: its number and its amplitude.
 BLOCK_BYTES = 12
 # What Lightning, and the threads and buffers of a fit, add to a process, measured.
 LIGHTNING_BYTES = 340 * 2**20
+# What measuring a surface takes: of each of its vertices, and of each cell of a slab, of at most so many cells.
+VERTEX_BYTES, SLAB_CELL_BYTES, SLAB_CELLS = 144, 30, 2**23
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,20 @@ def memory(
     # The saved model is measured while the fitted one is still there.
     loaded = 4 * sum(plan.params for plan in plans)
     windows = min(limits.strip_cells, SSIM_STRIP_CELLS[source.device.type], cells) * channels * SSIM_VALUE_BYTES
-    measured = max(strip, windows) if grid.ndim == 2 else strip
+    measured = max(strip, windows) if grid.ndim == 2 else strip + _surface_bytes(source, grid, plans[-1])
     most = levels + max(most, rows + (loaded if loaded <= limits.row_bytes else 0) + measured)
     if cuda:
         return before + LIGHTNING_BYTES, most + source.held_bytes
     return before + LIGHTNING_BYTES + most, 0
+
+
+def _surface_bytes(source: Source, grid: Grid, finest: LevelPlan) -> int:
+    """What the distance of a surface from its mesh takes: each trained block is taken to have a side of it."""
+    if not source.about.get("mesh"):
+        return 0
+    shrunk = -(-max(grid.shape) // MOST_SURFACE_CELLS)
+    vertices = finest.trained * grid.block_cells ** (2 / 3) / shrunk**2
+    return int(VERTEX_BYTES * vertices + SLAB_CELL_BYTES * min(SLAB_CELLS, grid.level_box(0).size / shrunk**3))
 
 
 def training_seconds(pace: Pace, grid: Grid, recipe: Recipe, plans: list[LevelPlan]) -> float:
