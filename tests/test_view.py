@@ -53,7 +53,8 @@ def serve():
     def start(*arguments) -> Server:
         server = view.open_server(*arguments, port=0)
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # It looks this often whether it is to end.
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return server
 
     yield start
