@@ -1,7 +1,10 @@
 """What several test files need: small signals, random pyramids, boxes, networks."""
 
 import itertools
+import multiprocessing
 import os
+from multiprocessing import forkserver
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +32,43 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and -m gpu"))
+
+
+def pytest_collection_finish(session):
+    # It imports while the first tests run.
+    if any("apart" in getattr(item, "fixturenames", ()) for item in session.items):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(session.config.rootpath), prepend=os.pathsep)
+            multiprocessing.set_forkserver_preload(["pytest", "train", "callbacks", "torch.utils.tensorboard"])
+            forkserver.ensure_running()
+
+
+@pytest.fixture
+def apart(tmp_path_factory):
+    """A function that calls another in a new process, in which train.py and all that it needs is imported already.
+
+    It takes a function of a module and its arguments, and what to do with the process while it runs; it gives the exit
+    code (less than 0: the signal that killed the process) and what was written to stdout and stderr.
+    """
+    folder = tmp_path_factory.mktemp("apart")
+
+    def call(work, *args, meanwhile=lambda process: None):
+        paths = folder / "stdout", folder / "stderr"
+        process = multiprocessing.get_context("forkserver").Process(target=_call, args=(paths, work, args))
+        process.start()
+        meanwhile(process)
+        process.join()
+        stdout, stderr = (path.read_text() for path in paths)
+        return SimpleNamespace(returncode=process.exitcode, stdout=stdout, stderr=stderr)
+
+    return call
+
+
+def _call(paths, work, args):
+    for number, path in enumerate(paths, start=1):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    work(*args)
 
 
 # Grids of 2 and 3 axes, degenerate ones first: one cell, one block, a block larger than the level, prime sizes.

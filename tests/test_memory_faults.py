@@ -2,9 +2,8 @@
 
 import errno
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ import train
 from datasets.source import ArraySource
 from datasets.streamed_source import StreamedSource
 from memory import Memory
+from models import model_file
 from utils import run_command
 
-ROOT = Path(__file__).resolve().parent.parent
 LITTLE = Memory(2**16, 2**16)
 TINY = ["--path", "a.npy", "--patch_size", "8", "--num_epochs", "4", "--val_freq", "2", "--n_scales", "3", "--quiet"]
 
@@ -31,6 +30,10 @@ TINY = ["--path", "a.npy", "--patch_size", "8", "--num_epochs", "4", "--val_freq
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_source()
+
+
+def write_source() -> None:
     y, x = np.mgrid[:70, :90]
     np.save("a.npy", np.uint8(127 + 120 * np.sin((y[..., None] + x[..., None] * [1, 2, 3]) / 7)))
 
@@ -64,10 +67,22 @@ def same_model(a: str, b: str) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of the run that has all the memory it wants, and its figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        patch.setattr(models.draft, "LARGE", 0)
+        write_source()
+        return Path("ckpts/whole").absolute(), run("whole")
+
+
 @pytest.fixture
-def whole():
-    """The model of the run that has all the memory it wants."""
-    return run("whole")
+def whole(finished):
+    """The figures of that run, whose model is here."""
+    folder, result = finished
+    shutil.copytree(folder, "ckpts/whole")
+    return result
 
 
 def test_the_model_does_not_depend_on_the_memory(whole, monkeypatch):
@@ -103,41 +118,42 @@ def test_a_volume_and_a_shape_that_do_not_fit_are_fitted_the_same(task, monkeypa
     assert second["psnr"] == pytest.approx(first["psnr"], rel=1e-6)
 
 
+def deadly_run(moment: str, count: int) -> None:
+    """In a process of its own: a run that is killed when something has been done so often, or is about to be."""
+    models.draft.LARGE, models.miner.SECONDS_BETWEEN_COMMITS = 0, 0
+    train.memory_of = lambda *_: LITTLE
+    seen = []
+
+    def deadly(function, after):
+        def call(*a, **k):
+            seen.append(1)
+            if len(seen) == count and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*a, **k)
+            if len(seen) == count and after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    store = models.store.Store
+    if moment == "rows":
+        store._write = deadly(store._write, True)
+    elif moment == "journal":
+        atomic_write = models.store.atomic_write
+        deadly_write = deadly(atomic_write, False)
+        pick = lambda path: deadly_write if path.name == "journal.json" else atomic_write  # noqa: E731
+        models.store.atomic_write = lambda path, **how: pick(path)(path, **how)
+    elif moment == "commit":
+        store._commit = deadly(store._commit, True)
+    else:
+        model_file.finish = deadly(model_file.finish, False)
+    run_command(lambda: train.main([*TINY, "--exp_name", "killed"]))
+
+
 @pytest.mark.parametrize(("moment", "count"), [("rows", 4), ("journal", 3), ("commit", 2), ("model", 1)])
-def test_a_run_killed_at_a_chosen_moment_loses_only_the_work_in_flight(whole, moment, count):
-    driver = f"""
-import os, signal, sys
-import models.draft, models.miner, models.model_file, models.store, train, utils
-from memory import Memory
-models.draft.LARGE, models.miner.SECONDS_BETWEEN_COMMITS = 0, 0
-train.memory_of = lambda *_: Memory({LITTLE.host}, {LITTLE.device})
-seen = []
-def deadly(function, after):
-    def call(*a, **k):
-        seen.append(1)
-        if len(seen) == {count} and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*a, **k)
-        if len(seen) == {count} and after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return call
-Store = models.store.Store
-if "{moment}" == "rows":
-    Store._write = deadly(Store._write, True)
-elif "{moment}" == "journal":
-    atomic_write = models.store.atomic_write
-    deadly_write = deadly(atomic_write, False)
-    pick = lambda path: deadly_write if path.name == "journal.json" else atomic_write
-    models.store.atomic_write = lambda path, **how: pick(path)(path, **how)
-elif "{moment}" == "commit":
-    Store._commit = deadly(Store._commit, True)
-else:
-    models.model_file.finish = deadly(models.model_file.finish, False)
-utils.run_command(lambda: train.main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "killed"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+def test_a_run_killed_at_a_chosen_moment_loses_only_the_work_in_flight(whole, apart, moment, count):
+    done = apart(deadly_run, moment, count)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not Path("ckpts/killed/model.safetensors").exists()
     # With the memory that there is now: chunks and files stay as the run began them.

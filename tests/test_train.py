@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -220,22 +221,24 @@ def test_chunks_that_take_turns_on_a_gpu_give_the_model_of_one_chunk_after_a_res
     assert same_model("straight", "turns")
 
 
-def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one():
+def run_that_commits_always(argv: list[str]) -> None:
+    models.miner.SECONDS_BETWEEN_COMMITS = 0
+    main(argv)
+
+
+def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one(apart):
     # No block is good enough before the last round, so that there is time to kill it.
     long = ["--num_epochs", "3", "90", "--val_freq", "3", "--prune_thr", "1e-12"]
     run("--exp_name", "straight", *long)
-    driver = (
-        "import models.miner, train, utils, sys; models.miner.SECONDS_BETWEEN_COMMITS = 0;"
-        "utils.run_command(lambda: train.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "killed", *long]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = Path("ckpts/killed/progress/journal.json")
-    while process.poll() is None and not (journal.exists() and '"chunk_0_' in journal.read_text()):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL and not Path("ckpts/killed/model.safetensors").exists()
+
+    def kill_in_the_finest_level(process):
+        while process.is_alive() and not (journal.exists() and '"chunk_0_' in journal.read_text()):
+            time.sleep(0.001)
+        process.kill()
+
+    done = apart(run_that_commits_always, [*TINY, "--exp_name", "killed", *long], meanwhile=kill_in_the_finest_level)
+    assert done.returncode == -signal.SIGKILL and not Path("ckpts/killed/model.safetensors").exists()
     train(*opt.parse(["--exp_name", "killed", "--resume", "--quiet"]))
     assert same_model("straight", "killed")
 
@@ -369,19 +372,19 @@ def test_a_kill_while_the_figures_are_measured_loses_none_of_them():
     assert same_model("x", "straight") and Path("logs/x/result.json").exists()
 
 
+def run_on_a_small_disk(commit_always: bool) -> None:
+    """In a process of its own: a run on a disk that has no room for files of more than 20 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    models.miner.SECONDS_BETWEEN_COMMITS = 0 if commit_always else 1000
+    run_command(lambda: main([*TINY, "--exp_name", "x", "--seed", "5"]))
+
+
 @pytest.mark.parametrize("commit_always", [False, True])
-def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always):
+def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always, apart):
     run("--exp_name", "x")
     before = Path("ckpts/x/model.safetensors").read_bytes()
-    driver = (
-        "import models.miner, resource, signal, sys, train, utils\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        f"models.miner.SECONDS_BETWEEN_COMMITS = {0 if commit_always else 1000}\n"
-        "utils.run_command(lambda: train.main(sys.argv[1:]))\n"
-    )
-    command = [sys.executable, "-c", driver, *TINY, "--exp_name", "x", "--seed", "5"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = apart(run_on_a_small_disk, commit_always)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ckpts/x/") and "Traceback" not in done.stderr
     assert Path("ckpts/x/model.safetensors").read_bytes() == before
