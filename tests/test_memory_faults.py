@@ -34,7 +34,7 @@ def in_folder(tmp_path, monkeypatch):
 
 
 def write_source() -> None:
-    y, x = np.mgrid[:70, :90]
+    y, x = np.mgrid[:45, :61]
     np.save("a.npy", np.uint8(127 + 120 * np.sin((y[..., None] + x[..., None] * [1, 2, 3]) / 7)))
 
 
@@ -195,7 +195,7 @@ def test_a_source_that_is_cut_while_it_is_read_is_one_line_and_no_model(little, 
     start = models.miner.Miner._start
 
     def cut(self, *chunk):
-        Path("a.npy").write_bytes(Path("a.npy").read_bytes()[:9000])
+        Path("a.npy").write_bytes(Path("a.npy").read_bytes()[:4000])
         return start(self, *chunk)
 
     monkeypatch.setattr(models.miner.Miner, "_start", cut)
