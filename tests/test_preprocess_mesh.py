@@ -95,9 +95,14 @@ def test_a_sample_count_of_125_is_a_cube(folder):
 def test_as_a_process(folder):
     script = Path(preprocess_mesh.__file__)
     command = [sys.executable, script, "--N", "16", "--T", "1", "--path"]
-    done = subprocess.run([*command, "sphere.ply"], capture_output=True, text=True, check=True)
-    assert done.stderr == "" and (folder / "occupancy/sphere_16.npy").exists()
-    (folder / "occupancy/sphere_16.npy").unlink()
-    done = subprocess.run([*command, "missing.ply"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: missing.ply") and done.stderr.count("\n") == 1
+    # Both at once, as a process takes seconds to start.
+    good, bad = (
+        subprocess.Popen([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for path in ("sphere.ply", "missing.ply")
+    )
+    _, err = good.communicate(timeout=120)
+    assert (good.returncode, err) == (0, "") and (folder / "occupancy/sphere_16.npy").exists()
+    out, err = bad.communicate(timeout=120)
+    assert (bad.returncode, out) == (2, "")
+    assert err.startswith("error: missing.ply") and err.count("\n") == 1
+    assert [file.name for file in (folder / "occupancy").iterdir()] == ["sphere_16.npy"]

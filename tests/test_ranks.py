@@ -16,13 +16,13 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Counting
+from rank_work import alive, freeze, speak_late
 
 import launch
 import models.draft
 import models.level_fit
 import models.miner
 import opt
-import ranks
 import train
 from datasets.image_writer import write_image
 from datasets.source import ArraySource, Signal, points
@@ -97,22 +97,6 @@ def talk() -> dict:
         group.gather("nobody is there")
         heard["lost"] = False
     return heard
-
-
-def freeze() -> bool:
-    """In each of two processes, of which the second stands still as if its machine were gone: whether the first has
-    noticed it."""
-    ranks.BEAT, ranks.SILENCE, lost = 0.05, 0.5, True
-    with contextlib.suppress(Lost), join(cuda=False) as group:
-        _, second = group.gather(os.getpid())
-        if group.number == 1:
-            os.kill(second, signal.SIGSTOP)
-        try:
-            group.gather("nobody answers")
-            lost = False
-        finally:
-            os.kill(second, signal.SIGCONT)
-    return lost
 
 
 def test_a_process_that_gives_no_sign_of_life_is_missed():
@@ -303,22 +287,15 @@ def test_nothing_but_the_model_is_left(folder):
         assert [path.name for path in (folder["at"] / "ckpts" / name).iterdir()] == ["model.safetensors"]
 
 
-def alive() -> dict[int, int]:
-    """The processes that are, but for those that wait to be buried: {process: its group}."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
-            if state != "Z":
-                found[int(path.parent.name)] = int(group)
-    return found
-
-
-# Every process runs its first lines: it leaves a file when it has trained a round, and commits only when interrupted.
+# The processes that it starts run its first lines: each leaves a file when it has trained a round, and commits only
+# when interrupted.
 DRIVER = """
 import sys
 from pathlib import Path
-import models.level_fit, models.miner, train, utils
+import train, utils
+if __name__ == "__main__":
+    utils.run_command(lambda: train.main(sys.argv[1:]))
+import models.level_fit, models.miner
 models.miner.SECONDS_BETWEEN_COMMITS = 1e9
 train_round = models.level_fit.LevelFit.train
 def note(*args):
@@ -326,8 +303,6 @@ def note(*args):
     Path("trained").touch()
     return found
 models.level_fit.LevelFit.train = note
-if __name__ == "__main__":
-    utils.run_command(lambda: train.main(sys.argv[1:]))
 """
 
 
@@ -365,19 +340,10 @@ def test_more_devices_than_there_are_is_one_line_that_names_the_option(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def _speaks_late(options, given):
-    if int(os.environ["RANK"]):
-        Path(f"second_{os.getpid()}").touch()
-        sys.exit(2)
-    while not (found := list(Path().glob("second_*"))) or int(found[0].name.split("_")[1]) in alive():
-        time.sleep(0.01)
-    raise UserError("what was wrong")
-
-
 def test_the_cause_is_heard_though_what_follows_from_it_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="what was wrong"):
-        launch.run(_speaks_late, 2, None, frozenset())
+        launch.run(speak_late, 2)
 
 
 class Counter(Ranks):

@@ -74,7 +74,7 @@ def test_volumes_of_any_dtype_are_fitted(ending, dtype, channels, capsys):
     values = (np.sin(z / 5) + np.cos(y / 4) + x / 9) * 40 + 100
     values = np.broadcast_to(values[(..., *[None] * len(channels))], (12, 10, 17, *channels)).astype(dtype)
     np.save("v.npy", values) if ending == "npy" else np.savez("v.npz", values)
-    result = run("--task", "volume", "--path", f"v.{ending}")
+    result = run("--task", "volume", "--path", f"v.{ending}", "--num_epochs", "5", "8")
     assert capsys.readouterr().out.splitlines()[-1].startswith("PSNR : ")
     assert result["psnr"] > 25
 
