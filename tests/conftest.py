@@ -1,5 +1,6 @@
 """What several test files need: small signals, random pyramids, boxes, networks."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -35,12 +36,19 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
+    # What is imported stays, and looking through it for garbage takes half a second each time.
+    gc.freeze()
     # It imports while the first tests run.
     if any("apart" in getattr(item, "fixturenames", ()) for item in session.items):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(session.config.rootpath), prepend=os.pathsep)
             multiprocessing.set_forkserver_preload(["pytest", "train", "callbacks", "torch.utils.tensorboard"])
             forkserver.ensure_running()
+
+
+def pytest_unconfigure():
+    # Or libraries complain at the end of what is left.
+    gc.unfreeze()
 
 
 @pytest.fixture

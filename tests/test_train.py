@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,21 @@ def epochs(monkeypatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(models.level_fit.LevelFit, "train", note)
     return seen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("straight"))
+        run("--exp_name", "straight")
+        return Path("ckpts/straight").absolute()
+
+
+@pytest.fixture
+def straight(finished) -> None:
+    """That run's model is here."""
+    shutil.copytree(finished, "ckpts/straight")
 
 
 def same_model(a: str, b: str) -> bool:
@@ -197,8 +213,7 @@ def in_turns(waves, monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("waves", [None, 1, 3, 6])
 @pytest.mark.parametrize("held", [True, False])
-def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves, held, monkeypatch):
-    run("--exp_name", "straight", "--b_chunks", "5")
+def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves, held, straight, monkeypatch):
     # As on a GPU, where the second lane is a stream.
     monkeypatch.setattr(models.miner, "lanes", lambda device: [None, None])
     monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
@@ -229,7 +244,7 @@ def run_that_commits_always(argv: list[str]) -> None:
 
 def test_a_run_killed_at_any_moment_and_resumed_is_bit_for_bit_the_uninterrupted_one(apart):
     # No block is good enough before the last round, so that there is time to kill it.
-    long = ["--num_epochs", "3", "90", "--val_freq", "3", "--prune_thr", "1e-12"]
+    long = ["--num_epochs", "3", "45", "--val_freq", "3", "--prune_thr", "1e-12"]
     run("--exp_name", "straight", *long)
     journal = Path("ckpts/killed/progress/journal.json")
 
@@ -270,7 +285,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys, epochs)
 
 
 @pytest.mark.parametrize("moment", ["finish", "load"])
-def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(moment, monkeypatch, capsys):
+def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(moment, straight, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(model_file, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as exit_:
@@ -278,7 +293,6 @@ def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(
     assert exit_.value.code == 130
     assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
     main(["--exp_name", "x", "--resume", "--quiet"])
-    run("--exp_name", "straight")
     assert same_model("x", "straight") and not Path("ckpts/x/progress").exists()
 
 
@@ -364,12 +378,11 @@ def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypa
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_kill_while_the_figures_are_measured_loses_none_of_them():
+def test_a_kill_while_the_figures_are_measured_loses_none_of_them(straight):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr("result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         run("--exp_name", "x")
     train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
-    run("--exp_name", "straight")
     assert same_model("x", "straight") and Path("logs/x/result.json").exists()
 
 
