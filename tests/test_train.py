@@ -29,6 +29,7 @@ import models.miner
 import opt
 import plan
 import refusals
+import result
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
 from models import model_file
@@ -540,6 +541,18 @@ def test_a_target_that_is_missed_says_by_how_much_and_what_to_change(capsys):
     assert f"missed by {40 - result['psnr']:.2f} dB" in line and "--target_psnr 41 chooses larger networks" in line
     run("--exp_name", "a", "--target_psnr", "5", "--num_epochs", "4")
     assert "target_psnr" not in capsys.readouterr().err
+    run("--exp_name", "a", "--target_psnr", "40", "--num_epochs", "1", "--preset", "paper")
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "missed" in line)
+    assert "chooses" not in line
+
+
+@pytest.mark.parametrize(("psnr", "noise"), [(15.4, True), (29.9, False), (38.5, False)])
+def test_only_what_ends_as_low_as_noise_is_called_noise(psnr, noise, capsys):
+    found = run("--exp_name", "a", "--num_epochs", "1", "--loss_thr", "2e-7")
+    options = found["options"] | {"num_epochs": (50, 200)}
+    level = found["levels"]["0"] | {"active": 4, "converged": 0}
+    result.say(found | {"psnr": psnr, "options": options, "levels": {"0": level}})
+    assert ("as random as noise" in capsys.readouterr().out) == noise
 
 
 @pytest.mark.parametrize(
