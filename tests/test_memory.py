@@ -70,13 +70,20 @@ def test_the_limit_of_a_container_counts_less_what_it_uses_and_with_what_the_sys
     assert free_host_bytes() > 10**6
 
 
-def test_threads_take_memory_from_one_heap():
+def test_threads_take_memory_from_one_heap_and_what_is_free_in_it_goes_back():
     program = """
 import ctypes, threading, memory
 memory.share_one_heap()
 thread = threading.Thread(target=lambda: bytes(2000))
 thread.start(), thread.join()
 ctypes.CDLL(None).malloc_stats()
+resident = lambda: int(open("/proc/self/statm").read().split()[1])
+pieces = [bytes(2**16) for _ in range(2000)]
+del pieces[:-1]
+before = resident()
+memory.give_back()
+print((before - resident()) * 4096)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.count("Arena ") == 1
+    assert int(done.stdout) > 1000 * 2**16
