@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from options import DEFAULTS, Options
-from presets import by_target, preset_values
-from refusals import check, refuse, refuse_idle, words
+from options.presets import by_target, preset_values
+from options.refusals import check, refuse, refuse_idle, words
 from utils import UserError
 
 # Coarsest level: halve until at most this many blocks are left.

@@ -19,7 +19,7 @@ from models import model_file
 from models.frame import Frame
 from models.pyramid import Pyramid
 from opt import Parser
-from pictures import scales_picture
+from pictures.levels import scales_picture
 from utils import UserError, atomic_write, run_command
 
 # Cells along an axis of what is written: more than any format takes.
@@ -121,14 +121,14 @@ def show_blocks(model: str | Path, out: str | Path) -> list[str]:
     if out.suffix.lower() not in endings:
         raise UserError(f"--blocks {out}: the blocks of this model are written as one of {', '.join(endings)}")
     if out.suffix.lower() == ".html":
-        from figures import blocks_figure
+        from pictures.figures import blocks_figure
 
         page = blocks_figure(pyramid, about["bounds"]).to_html()
         with atomic_write(out) as temporary:
             temporary.write_text(page)
         return []
     if mode == "occupancy":
-        from blocks import shape_picture
+        from pictures.blocks import shape_picture
 
         return write_image(out, shape_picture(pyramid, about["bounds"]), "RGB")
     return write_image(out, scales_picture(pyramid, mode), "RGB")
@@ -144,7 +144,7 @@ def _write_surface(
     size: tuple[int, ...],
 ) -> None:
     from datasets.surface import write_mesh
-    from surfaces import level_surface
+    from pictures.surfaces import level_surface
 
     with tqdm(total=size[0], unit="layer", desc=out.name, disable=not sys.stderr.isatty()) as bar:
         vertices, faces = level_surface(

@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 
-import launch
 import opt
-import plan
-import ranks
 import utils
-from cores import CORES
 from datasets import Place, open_source
 from datasets.grid import Grid
-from memory import Limits, chunk_bytes, give_back, memory_of, share_one_heap
+from machine import launch, ranks
+from machine.cores import CORES
+from machine.memory import Limits, chunk_bytes, give_back, memory_of, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
@@ -25,9 +23,10 @@ from models.engine import choose_engine
 from models.level_fit import Recipe, level_network
 from models.pyramid import Pyramid
 from options import Options
-from refusals import idle
-from result import figures_of, say
-from session import (
+from options.refusals import idle
+from planning import plan
+from run.result import figures_of, say
+from run.session import (
     calm_lightning,
     fingerprint,
     interruptible,
@@ -144,8 +143,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         from pytorch_lightning.strategies import SingleDeviceStrategy
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-        from callbacks import Figures, Pictures, Progress, show_result
         from models.miner import Miner
+        from run.callbacks import Figures, Pictures, Progress, show_result
 
         logs = Path("logs") / options.exp_name
         run_facts = {"options": utils.jsonable(dataclasses.asdict(options)), "source": fingerprint(options.path)}

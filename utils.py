@@ -22,7 +22,17 @@ import torch
 
 VERSION = "0.1.0"
 # The files that a result depends on.
-PARTS = ("*.py", "datasets/*.py", "models/*.py", "models/engine/*.py")
+PARTS = (
+    "*.py",
+    "datasets/*.py",
+    "machine/*.py",
+    "models/*.py",
+    "models/engine/*.py",
+    "options/*.py",
+    "pictures/*.py",
+    "planning/*.py",
+    "run/*.py",
+)
 
 
 class UserError(Exception):

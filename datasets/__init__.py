@@ -25,7 +25,7 @@ from datasets.streamed_source import Reader, StreamedSource
 from datasets.tiff import page_count
 from datasets.volume import read_volume
 from datasets.zarr_array import ZarrArray
-from memory import Memory, memory_of
+from machine.memory import Memory, memory_of
 from utils import UserError
 
 PLANET_SIZE = (1024, 512)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cores import TILE_VALUES, in_threads
 from datasets.beside import Beside
 from datasets.grid import Box, Grid, is_zero
 from datasets.source import Source
-from ranks import Ranks
+from machine.cores import TILE_VALUES, in_threads
+from machine.ranks import Ranks
 
 # What makes the residual and the targets of some blocks, [n, c, p] each.
 Blocks = Callable[[], tuple[Tensor, Tensor]]

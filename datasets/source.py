@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datasets.grid import Box, Grid, child, down
-from ranks import Ranks
+from machine.ranks import Ranks
 from utils import UserError
 
 # Cells turned to float32 at once while a coarser level is made.

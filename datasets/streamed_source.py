@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cores import TILE_VALUES, in_threads
 from datasets.file_array import FileArray
 from datasets.grid import Box, child, down
 from datasets.source import Signal, Source, levels_bytes, points
-from memory import Reading
-from ranks import Ranks
+from machine.cores import TILE_VALUES, in_threads
+from machine.memory import Reading
+from machine.ranks import Ranks
 
 # The finest level that is stored in a file: of a picture of bytes level 1 as float32 has as many bytes as level 0.
 FIRST_IN_FILES = 2

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from machine.ranks import Ranks
 from models.block_mlp import BlockMLP
 from models.network import Network
 from models.precision import columns, pack
-from ranks import Ranks
 from utils import atomic_write, check_room
 
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.

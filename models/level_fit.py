@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.residual import LevelTargets
+from machine.ranks import Ranks
 from metrics import psnr
 from models.block_mlp import BlockMLP
 from models.engine import Blocks, Round
@@ -16,7 +17,6 @@ from models.lanes import Made
 from models.network import COLOUR, Network
 from models.precision import PackedRows, pack, rounded
 from models.training_copy import TrainingCopy
-from ranks import Ranks
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
 # ever shorter and all end at about the same time, though each has up to two in training and the next at hand: a block

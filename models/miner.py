@@ -16,7 +16,8 @@ import torch
 
 from datasets.residual import LevelTargets
 from datasets.source import Source
-from memory import Limits
+from machine.memory import Limits
+from machine.ranks import Ranks
 from models.block_mlp import BlockMLP
 from models.draft import Draft
 from models.engine.contract import cosine_lr
@@ -30,7 +31,6 @@ from models.precision import PackedRows, columns, table_bytes
 from models.pyramid import Pyramid
 from models.rows import Segment
 from models.store import Store
-from ranks import Ranks
 
 # A killed run loses at most the larger of one round and 30 seconds.
 SECONDS_BETWEEN_COMMITS = 15

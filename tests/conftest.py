@@ -42,7 +42,7 @@ def pytest_collection_finish(session):
     if any("apart" in getattr(item, "fixturenames", ()) for item in session.items):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(session.config.rootpath), prepend=os.pathsep)
-            multiprocessing.set_forkserver_preload(["pytest", "train", "callbacks", "torch.utils.tensorboard"])
+            multiprocessing.set_forkserver_preload(["pytest", "train", "run.callbacks", "torch.utils.tensorboard"])
             forkserver.ensure_running()
 
 

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import ranks
-from ranks import Lost, join
+from machine import ranks
+from machine.ranks import Lost, join
 from utils import UserError
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import GRIDS, grid_id, random_pyramid, smooth_source
 
-from blocks import block_boxes, block_edges, shape_picture
 from datasets.grid import Grid
-from figures import blocks_figure, surfaces_figure
-from pictures import LEVEL_COLOURS, compare, legend, level_colour, scales_picture
+from pictures.blocks import block_boxes, block_edges, shape_picture
+from pictures.figures import blocks_figure, surfaces_figure
+from pictures.levels import LEVEL_COLOURS, compare, legend, level_colour, scales_picture
 
 VOLUMES = [grid for grid in GRIDS if grid.ndim == 3]
 UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

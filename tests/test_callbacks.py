@@ -4,8 +4,8 @@ import contextlib
 import io
 import time
 
-import callbacks
 from models.flight import Wave
+from run import callbacks
 
 WAVE = Wave(0, 0, 1, 1, 50, 200, 50, 400, 0.1, 40.0, 0.03, 1e6)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from cores import CORES, in_threads
+from machine.cores import CORES, in_threads
 
 TINY = 1e-30
 

@@ -11,7 +11,6 @@ import cv2
 import pytest
 
 import opt
-import presets
 from experiments.__main__ import TABLES, main, section
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
 from experiments.rows import Row, markdown, measure, read, run_rows, states
@@ -19,7 +18,8 @@ from experiments.times import draw
 from experiments.tried import SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.network import Network
-from presets import by_target
+from options import presets
+from options.presets import by_target
 from utils import run_command
 
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"

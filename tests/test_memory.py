@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import memory
-from memory import MOST_STRIP_CELLS, Memory, free_host_bytes, memory_of
+from machine import memory
+from machine.memory import MOST_STRIP_CELLS, Memory, free_host_bytes, memory_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,8 @@ def test_the_limit_of_a_container_counts_less_what_it_uses_and_with_what_the_sys
 
 def test_threads_take_memory_from_one_heap_and_what_is_free_in_it_goes_back():
     program = """
-import ctypes, threading, memory
+import ctypes, threading
+from machine import memory
 memory.share_one_heap()
 thread = threading.Thread(target=lambda: bytes(2000))
 thread.start(), thread.join()

@@ -19,7 +19,7 @@ import opt
 import train
 from datasets.source import ArraySource
 from datasets.streamed_source import StreamedSource
-from memory import Memory
+from machine.memory import Memory
 from models import model_file
 from utils import run_command
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import level_cells, make_source, random_pyramid
 
-import report
 from datasets.grid import Grid
 from datasets.source import ArraySource, Signal
 from metrics import Mean, Overlap, Seams, psnr, ssim_map
+from run import report
 
 
 @pytest.mark.parametrize(("mse", "db"), [(1, 0), (0.1, 10), (1e-4, 40), (0, math.inf)])

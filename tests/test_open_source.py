@@ -12,7 +12,7 @@ from datasets.occupancy import write_occupancy
 from datasets.samples import planet
 from datasets.source import ArraySource, points
 from datasets.streamed_source import StreamedSource
-from memory import Memory
+from machine.memory import Memory
 from utils import UserError
 
 LITTLE = Memory(4096, 4096)

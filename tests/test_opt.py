@@ -6,9 +6,9 @@ import json
 import pytest
 
 import opt
-import session
 from options import AXES, Options
-from refusals import check
+from options.refusals import check
+from run import session
 from utils import UserError, jsonable
 
 # The commands of both seed documents; the older one lacks a backslash after its first line.

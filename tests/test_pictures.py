@@ -5,7 +5,7 @@ import pytest
 from conftest import random_pyramid, smooth_source
 
 from datasets.grid import Grid
-from pictures import level_colour, level_pictures
+from pictures.levels import level_colour, level_pictures
 
 SIDE = 64
 

@@ -6,14 +6,14 @@ import pytest
 from conftest import smooth_source
 from test_level_fit import RECIPE
 
-import pace
 from datasets.grid import Grid
-from memory import Limits
+from machine.memory import Limits
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.level_fit import level_network
-from pace import Pace
-from plan import LIGHTNING_BYTES, LevelPlan, describe, memory, other_seconds, training_seconds
+from planning import pace
+from planning.pace import Pace
+from planning.plan import LIGHTNING_BYTES, LevelPlan, describe, memory, other_seconds, training_seconds
 
 GRID = Grid((64, 96), (8, 8), 2)
 NOTHING = Pace(*[0.0] * len(dataclasses.fields(Pace)))

@@ -4,7 +4,7 @@ import pytest
 
 import opt
 from options import TASKS
-from presets import PRESETS, by_target, larger_target
+from options.presets import PRESETS, by_target, larger_target
 from utils import UserError
 
 

@@ -18,7 +18,6 @@ import torch
 from conftest import Counting
 from rank_work import alive, freeze, speak_late
 
-import launch
 import models.draft
 import models.level_fit
 import models.miner
@@ -27,9 +26,10 @@ import train
 from datasets.image_writer import write_image
 from datasets.source import ArraySource, Signal, points
 from datasets.streamed_source import StreamedSource
-from memory import Memory, Reading
+from machine import launch
+from machine.memory import Memory, Reading
+from machine.ranks import Group, Lost, Ranks, join, launched
 from models.miner import Miner
-from ranks import Group, Lost, Ranks, join, launched
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

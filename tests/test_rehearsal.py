@@ -11,14 +11,14 @@ from conftest import make_source, smooth_source
 from test_level_fit import RECIPE
 
 import opt
-import rehearsal
 from datasets.grid import Grid
 from datasets.samples import planet
 from datasets.source import ArraySource, Signal
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
-from plan import plan_levels
-from rehearsal import rehearse
+from planning import rehearsal
+from planning.plan import plan_levels
+from planning.rehearsal import rehearse
 from train import train
 
 SMALL = ["--input_size", "256", "160", "--patch_size", "16", "--n_scales", "3", "--val_freq", "4", "--quiet"]

@@ -3,7 +3,7 @@
 import numpy as np
 import trimesh
 
-from render import BACKGROUND, EYE, render
+from pictures.render import BACKGROUND, EYE, render
 
 CLAY, RED = (200, 200, 200), (255, 0, 0)
 TOWARDS = np.array(EYE) / np.linalg.norm(EYE)

@@ -14,8 +14,8 @@ from datasets.file_array import FileArray
 from datasets.grid import Box
 from datasets.source import ArraySource, Signal, points
 from datasets.streamed_source import StreamedSource
-from memory import Memory, Reading
-from ranks import Ranks
+from machine.memory import Memory, Reading
+from machine.ranks import Ranks
 
 SHAPES = [(1, 1), (1, 7), (13, 37), (16, 32), (1, 1, 1), (5, 11, 7)]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import random_pyramid
 
-import surfaces
 from datasets.grid import Grid
+from pictures import surfaces
 
 BOUNDS = ((0.0, 0.0, 0.0), (1.0, 2.0, 3.0))
 

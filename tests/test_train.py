@@ -22,18 +22,17 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from test_refusals import IDLE
 from test_tiff import write_pages
 
-import memory
 import models.draft
 import models.level_fit
 import models.miner
 import opt
-import plan
-import refusals
-import result
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
+from machine import memory
 from models import model_file
-from options import SAVE_DTYPES
+from options import SAVE_DTYPES, refusals
+from planning import plan
+from run import result
 from train import main, train
 from utils import UserError, run_command
 
@@ -381,7 +380,7 @@ def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypa
 
 def test_a_kill_while_the_figures_are_measured_loses_none_of_them(straight):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr("result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr("run.result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         run("--exp_name", "x")
     train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
     assert same_model("x", "straight") and Path("logs/x/result.json").exists()

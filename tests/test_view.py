@@ -20,7 +20,7 @@ import view
 from datasets.grid import Grid
 from datasets.image_writer import write_image
 from models import model_file
-from pictures import to_uint8
+from pictures.levels import to_uint8
 from utils import UserError
 from viewer.server import Server
 

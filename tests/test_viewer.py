@@ -11,7 +11,7 @@ from conftest import random_pyramid
 
 from datasets.grid import Box, Grid, up
 from datasets.source import ArraySource, Signal
-from pictures import level_colour, to_uint8
+from pictures.levels import level_colour, to_uint8
 from viewer.layers import ERROR_SCALES, TINT, Layers, Plane, error_ramp
 from viewer.scene import boxes_bytes
 from viewer.site import ASSETS, CACHE_BYTES, Site

@@ -15,7 +15,7 @@ from torch import Tensor
 from datasets.grid import Box, parent, up
 from datasets.source import ArraySource, Signal, Source
 from models.pyramid import Pyramid
-from pictures import colour, level_colour, to_uint8
+from pictures.levels import colour, level_colour, to_uint8
 
 TILE = 256
 # Errors, in [0, 1], that the brightest colour may stand for.

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from models.pyramid import Pyramid
-from surfaces import Bounds, coarse_surface
+from pictures.surfaces import Bounds, coarse_surface
 
 # Cells along an axis of a surface that is shown: about 400,000 triangles of a bunny, which any GPU turns with ease.
 SURFACE_CELLS = 256

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.source import Signal, Source
 from models.pyramid import Pyramid
-from pictures import level_colour
+from pictures.levels import level_colour
 from viewer.layers import ERROR_SCALES, FINEST_BLOCK_ZOOM, TILE, Layers, Plane, encode, error_ramp
 from viewer.scene import boxes_bytes, surface_bytes
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cores import CORES, TILE_VALUES, in_threads
 from datasets.grid import is_zero, up
 from losses import balanced_loss, block_mse
+from machine.cores import CORES, TILE_VALUES, in_threads
 from models.engine.contract import Blocks, Round, Window
 from models.network import COLOUR, Layer, Network
 from models.optimizers import BETA_2, map_rows, optimizer_class

@@ -4,10 +4,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from blocks import CLAY, SURFACE_CELLS, block_edges
 from models.pyramid import Pyramid
-from pictures import level_colour
-from surfaces import Bounds, coarse_surface
+from pictures.blocks import CLAY, SURFACE_CELLS, block_edges
+from pictures.levels import level_colour
+from pictures.surfaces import Bounds, coarse_surface
 
 _SCENE = {
     "aspectmode": "data",

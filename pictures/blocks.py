@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from models.pyramid import Pyramid
-from pictures import legend, level_colour
-from render import render
-from surfaces import Bounds, coarse_surface
+from pictures.levels import legend, level_colour
+from pictures.render import render
+from pictures.surfaces import Bounds, coarse_surface
 
 CLAY = (214, 206, 196)
 # Cells along an axis of the surface in a picture.

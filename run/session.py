@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import opt
+from machine.ranks import Lost, Ranks
 from models.store import Store
 from options import Options
-from ranks import Lost, Ranks
 from utils import Done, Interrupted, UserError
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cores import TILE_VALUES, in_threads
 from datasets.grid import Box, is_zero
 from datasets.source import Source
+from machine.cores import TILE_VALUES, in_threads
+from machine.ranks import Ranks
 from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
-from ranks import Ranks
 from utils import UserError
 
 # Cells of an image measured at once, by the type of device: the windows of SSIM take some fifteen times the memory of a
@@ -133,7 +133,7 @@ def shape_distance(pyramid: Pyramid, about: dict) -> dict[str, float]:
     try:
         from datasets.mesh import read_mesh
         from datasets.surface import surface_distance
-        from surfaces import coarse_surface
+        from pictures.surfaces import coarse_surface
 
         vertices, faces = coarse_surface(pyramid, about["bounds"], 0, MOST_SURFACE_CELLS)
         if not len(faces):

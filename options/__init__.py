@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from presets import PRESETS
+from options.presets import PRESETS
 
 TASKS = ("image", "mesh", "volume")
 AXES = {"image": 2, "mesh": 3, "volume": 3}

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from datasets.grid import Grid
 from datasets.source import Source
-from memory import CHUNKS, GPU_CHUNKS, STRIP_VALUE_BYTES, Limits, chunk_bytes
+from machine.memory import CHUNKS, GPU_CHUNKS, STRIP_VALUE_BYTES, Limits, chunk_bytes
 from models.encoding import Encoding
 from models.engine.contract import steps_per_epoch
 from models.level_fit import Recipe, level_network
 from models.network import Network
 from models.precision import row_bytes
-from pace import Pace, measure
-from rehearsal import rehearse
-from report import MOST_SURFACE_CELLS, SSIM_STRIP_CELLS, SSIM_VALUE_BYTES
+from planning.pace import Pace, measure
+from planning.rehearsal import rehearse
+from run.report import MOST_SURFACE_CELLS, SSIM_STRIP_CELLS, SSIM_VALUE_BYTES
 from utils import host_bytes
 
 # What a file keeps of a block beside its row: its number and its amplitude.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from datasets.source import Source
 from models.flight import Wave
 from models.miner import Miner
-from pictures import level_pictures
+from pictures.levels import level_pictures
 
 # Cells along an axis of the surfaces that TensorBoard is given: a browser turns 100,000 triangles with ease.
 SURFACE_CELLS = 96
@@ -143,7 +143,7 @@ class Pictures(pl.Callback):
         """The surface of a shape's level, at most SURFACE_CELLS along an axis: a finer level is averaged down."""
         if self.source.signal.mode != "occupancy":
             return torch.empty(0, 3), torch.empty(0, 3)
-        from surfaces import coarse_surface
+        from pictures.surfaces import coarse_surface
 
         vertices, faces = coarse_surface(module.pyramid, self.source.about["bounds"], level, SURFACE_CELLS)
         return torch.from_numpy(vertices).float(), torch.from_numpy(faces).int()

@@ -12,14 +12,14 @@ import torch
 import opt
 import utils
 from datasets.source import Source
-from memory import Limits
+from machine.memory import Limits
+from machine.ranks import Ranks
 from metrics import psnr
 from models import model_file
 from options import Options
-from presets import larger_target
-from ranks import Ranks
-from report import quality, shape_distance
-from session import source_files, to_go_on
+from options.presets import larger_target
+from run.report import quality, shape_distance
+from run.session import source_files, to_go_on
 
 # A result this many dB below what loss_thr asks for is worth a word on what to change.
 FAR_BELOW = 3.0

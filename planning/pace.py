@@ -19,7 +19,7 @@ from models.level_fit import Recipe, level_network
 from models.network import Network
 from models.precision import pack, rounded
 from models.pyramid import Pyramid
-from report import quality
+from run.report import quality
 
 # Blocks and steps that are timed, and cells of what is decoded.
 TIMED_VALUES = 2**25

@@ -1,0 +1,1 @@
+"""What surrounds a fit: its session, what it shows, and what it was worth."""
