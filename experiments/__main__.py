@@ -38,26 +38,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("tables", nargs="+", choices=[*TABLES, "show"], metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="rows whose name holds one of these")
     parser.add_argument("--stand_ins", type=Path, metavar="FOLDER", help="pictures for where the originals are not")
-    parser.add_argument("--folder", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="default: results; with --tiny results/tiny")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time; times count only with 1")
     parser.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="no row begins after this long")
-    parser.add_argument("--tiny", action="store_true", help="a few cells and epochs of each row, to try them out")
+    parser.add_argument("--tiny", action="store_true", help="a few cells and epochs of each row, to try it out")
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1")
     if arguments.stand_ins and not arguments.stand_ins.is_dir():
         parser.error(f"--stand_ins {arguments.stand_ins}: no such folder: give one that holds the pictures")
+    folder = arguments.folder = arguments.folder or Path("results", *["tiny"] * arguments.tiny)
     names = [name for name in arguments.tables if name != "show"]
     if "show" in arguments.tables:
         usual = parser.parse_args(["show"])
-        for option in ("only", "stand_ins", "jobs", "seconds", "tiny"):
+        for option in ("only", "stand_ins", "jobs", "seconds"):
             if getattr(arguments, option) != getattr(usual, option):
                 parser.error(f"--{option} is for measuring, and show measures nothing: leave it out")
-        show(names, arguments.folder)
+        show(names, folder, arguments.tiny)
     else:
         _measure(parser, names, arguments)
         for name in names:
-            print(section(name, rows.read(arguments.folder, name), arguments.folder))
+            print(section(name, rows.read(folder, name, arguments.tiny), folder))
 
 
 def _measure(parser: opt.Parser, names: list[str], arguments) -> None:
@@ -78,13 +79,13 @@ def _wanted(name: str, only: list[str] | None) -> bool:
     return not only or any(words in name for words in only)
 
 
-def show(names: list[str], folder: Path) -> None:
-    """Print the tables that were measured before, all of them under a heading where none is named.
+def show(names: list[str], folder: Path, tiny: bool = False) -> None:
+    """Print the tables that were measured before, all of them under a heading where none is named; or of tiny runs.
 
     Raises:
         UserError: there is nothing to show of a table that is named, or of any.
     """
-    found = {name: rows.read(folder, name) for name in names or TABLES}
+    found = {name: rows.read(folder, name, tiny) for name in names or TABLES}
     if missing := [name for name, measured in found.items() if not measured and (names or not any(found.values()))]:
         raise UserError(f"{folder}: holds no rows of {', '.join(missing)}: measure them first, or give their --folder")
     texts = [section(name, measured, folder) for name, measured in found.items() if measured]
@@ -97,6 +98,8 @@ def section(table: str, found: list[dict], folder: Path) -> str:
         return f"## {table}\n\nNothing was measured."
     where, found = rows.states(found)
     parts = [f"## {table}", where]
+    if found[0].get("tiny"):
+        parts.append("Of a few cells and epochs, to try the rows out: no measurement.")
     if table == "curve":
         for what in dict.fromkeys(row["group"].split(": ")[-2] for row in found):
             of_it = [row for row in found if row["group"].split(": ")[-2] == what]

@@ -55,13 +55,14 @@ class Row:
 def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: bool = True) -> dict[str, Any] | None:
     """The figures of a row, or the error that it ended with; None past the deadline.
 
-    A tiny run is of a few cells and epochs, to try it out. Only the times of one that is alone on the machine count.
+    A tiny run is of a few cells and epochs, to try it out, and its figures are marked so. Only the times of one that is
+    alone on the machine count.
     """
     if time.time() > deadline:
         return None
     from experiments.variants import applied
 
-    facts = dataclasses.asdict(row) | {"alone": alone, "versions": versions(), "device": "cpu"}
+    facts = dataclasses.asdict(row) | {"tiny": tiny, "alone": alone, "versions": versions(), "device": "cpu"}
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant == "voxels":
@@ -114,19 +115,20 @@ def run_rows(
                         results.append(_note(folder, result))
             if len(left) == len(rows):
                 # Nothing came through, so it is the first of them that kills its process.
-                results.append(_note(folder, dataclasses.asdict(rows[0]) | {"error": "its process died"}))
+                results.append(_note(folder, dataclasses.asdict(rows[0]) | {"tiny": tiny, "error": "its process died"}))
                 left.remove(rows[0])
             rows = [row for row in rows if row in left]
     return results
 
 
-def read(folder: Path, table: str) -> list[dict[str, Any]]:
-    """The last result of every row of a table, in the order of the table."""
+def read(folder: Path, table: str, tiny: bool = False) -> list[dict[str, Any]]:
+    """The last result of every row of a table, in the order of the table: of whole runs, or of tiny ones."""
     path, found = folder / f"{table}.jsonl", {}
     if path.is_file():
         for line in path.read_text().splitlines():
             result = json.loads(line)
-            found[result["name"]] = result
+            if result.get("tiny", False) == tiny:
+                found[result["name"]] = result
     return sorted(found.values(), key=lambda result: result.get("place", 0))
 
 

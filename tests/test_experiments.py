@@ -20,7 +20,7 @@ from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.network import Network
 from options import presets
 from options.presets import by_target
-from utils import run_command
+from utils import UserError, run_command
 
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
 WATCHED = ("pruned copy, watched", "zeroed gradients")
@@ -110,6 +110,19 @@ def test_the_last_result_of_a_row_counts(tmp_path):
     assert read(tmp_path, "none") == []
 
 
+def test_tiny_runs_are_marked_and_never_shown_beside_whole_ones(tmp_path, capsys):
+    row = Row("noise", "g", "a", (*TINY.split(), "--n_hidden", "3"))
+    whole, tiny = ({"name": "a", "table": "noise"} | measure(row, tiny=tiny) for tiny in (False, True))
+    assert (whole["tiny"], tiny["tiny"]) == (False, True)
+    (tmp_path / "noise.jsonl").write_text("".join(json.dumps(result) + "\n" for result in (whole, tiny)))
+    assert [r["psnr"] for r in read(tmp_path, "noise")] == [whole["psnr"]]
+    assert [r["psnr"] for r in read(tmp_path, "noise", tiny=True)] == [tiny["psnr"]]
+    main(["show", "noise", "--folder", str(tmp_path)])
+    assert "no measurement" not in capsys.readouterr().out
+    main(["show", "noise", "--folder", str(tmp_path), "--tiny"])
+    assert "no measurement" in capsys.readouterr().out
+
+
 def test_the_front_is_what_nothing_beats_and_winners_reach_their_target():
     found = [
         {"n_params": n, "psnr": psnr, "fit_s": s, "alone": name != "b", "about": {"settings": name}}
@@ -157,13 +170,16 @@ def test_results_of_several_states_of_the_program_say_which():
 def test_the_command_measures_and_shows(capsys, monkeypatch):
     # In this process, as a new one takes seconds to start.
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr("experiments.rows.measure", lambda row, *_: dataclasses.asdict(row) | {"error": "not run"})
+    monkeypatch.setattr("experiments.rows.measure", lambda row, _, tiny, *__: dataclasses.asdict(row) | {"tiny": tiny, "error": "not run"})
     main(["noise", "--only", "the settings found, 512", "--tiny"])
     out = capsys.readouterr().out
     assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
-    main(["show", "noise"])
+    assert Path("results/tiny/noise.jsonl").is_file() and not Path("results/noise.jsonl").exists()
+    with pytest.raises(UserError, match="holds no rows of noise"):
+        main(["show", "noise"])
+    main(["show", "noise", "--tiny"])
     assert capsys.readouterr().out.count("| the settings found, 512 |") == 1
-    main(["show"])
+    main(["show", "--tiny"])
     assert capsys.readouterr().out.startswith("# Measurements\n\nWhat")
 
 
