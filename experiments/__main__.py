@@ -5,7 +5,6 @@ docs/measurements.md is what `python -m experiments show` printed.
 """
 
 import math
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -65,11 +64,15 @@ def _measure(parser: opt.Parser, names: list[str], arguments) -> None:
     deadline, folder, wanted = time.time() + arguments.seconds, arguments.folder, {}
     for name in names:
         table = [replace(row, place=n) for n, row in enumerate(TABLES[name](folder, arguments.stand_ins))]
+        if not table:
+            raise UserError(f"{name}: nothing to measure without its pictures: give --stand_ins a folder with them")
         wanted[name] = [row for row in table if _wanted(row.name, arguments.only)]
     if arguments.only and not any(wanted.values()):
         parser.error(f"--only {' '.join(arguments.only)}: no row of {', '.join(names)} has that in its name")
     every = [row for found in wanted.values() for row in found]
     measured = rows.run_rows(every, folder, arguments.jobs, deadline, arguments.tiny)
+    if "times" in names:
+        times.draw(rows.read(folder, "times", arguments.tiny), folder / "times.png")
     if "curve" in names and not arguments.only:
         front = curve.again(folder, arguments.stand_ins, [row for row in measured if row["table"] == "curve"])
         rows.run_rows(front, folder, 1, deadline, arguments.tiny)
@@ -107,9 +110,6 @@ def section(table: str, found: list[dict], folder: Path) -> str:
         found = [*curve.pareto([row for row in found if "sweep" in row["group"]], "n_params"),
                  *(row for row in found if "sweep" not in row["group"])]  # fmt: skip
     parts.append(rows.markdown(found))
-    if table == "times":
-        times.draw(found, folder / "times.png")
-        print(folder / "times.png", file=sys.stderr)
     return "\n\n".join(parts)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.inputs import crop, stand_in
+from experiments.inputs import crop, photograph
 from experiments.rows import Row
 
 WANTED = (30, 35, 40, 45, 50, 55, 60)
@@ -28,14 +28,17 @@ def targets(folder: Path, stand_ins: Path | None) -> list[Row]:
     return [
         Row("targets", what, f"{stem}: {words}", (*options, *words.split()), about={"settings": words})
         for stem, size in PICTURES.items()
-        for options, what in [stand_in(stem, size, stand_ins)]
+        if (found := photograph(stem, size, stand_ins))
+        for options, what in [found]
         for words in (f"--target_psnr {target}" for target in TARGETS)
     ]
 
 
 def curve(folder: Path, stand_ins: Path | None) -> list[Row]:
     """The sweep, on one picture."""
-    options, what = stand_in("moon", PICTURES["moon"], stand_ins)
+    if not (found := photograph("moon", PICTURES["moon"], stand_ins)):
+        return []
+    options, what = found
     return [
         _row(f"{what}: sweep", options, *shape, thr) for thr in ("1e-4", "1e-5", "1e-6", "1e-3") for shape in SHAPES
     ]
@@ -43,11 +46,11 @@ def curve(folder: Path, stand_ins: Path | None) -> list[Row]:
 
 def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -> list[Row]:
     """Settings of the front, a decibel apart, once more: alone on the machine so that times count; and on a crop."""
-    options, what = stand_in("moon", PICTURES["moon"], stand_ins)
-    places = [("alone", options, what)]
-    if "--path" in options:
-        place, name = crop(folder, options[options.index("--path") + 1], (1500, 700), (1024, 1024))
-        places.append(("crop", place, f"crop {name}"))
+    if not (found := photograph("moon", PICTURES["moon"], stand_ins)):
+        return []
+    options, what = found
+    place, name = crop(folder, options[1], (1500, 700), (1024, 1024))
+    places = [("alone", options, what), ("crop", place, f"crop {name}")]
     settings, last = [], 0.0
     for result in pareto(results, "n_params"):
         if result["psnr"] >= last + 1:

@@ -37,7 +37,8 @@ def results(folder: Path, stand_ins: Path | None) -> list[Row]:
         printed = f"{quality} dB, {params} M, {seconds} s, {memory} MiB"
         about = {"input": what, "MINER_pl, printed, on the original": printed, "settings": settings}
         rows.append(Row("results", GROUP, name, (*options, *settings.split()), about=about))
-    if options := bunny(stand_ins):
-        about = {"input": "bunny_512.npy", "MINER_pl, printed, on the original": "-", "settings": BUNNY}
+    if found := bunny(folder, stand_ins):
+        options, _, what = found
+        about = {"input": what, "MINER_pl, printed, on the original": "-", "settings": BUNNY}
         rows.append(Row("results", GROUP, "bunny512", (*options, *BUNNY.split()), about=about))
     return rows

@@ -1,9 +1,10 @@
 """PSNR against the time of a fit, and as a picture with instant-ngp's beside it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.inputs import stand_in
+from experiments.inputs import own_size, photograph
 from experiments.rows import Row
 
 SIZES = {"moon": (4096, 2048), "relief8k": (8192, 4096)}
@@ -25,24 +26,34 @@ INSTANT_NGP = {
 
 
 def times(folder: Path, stand_ins: Path | None) -> list[Row]:
-    """Fits of rising length and width."""
-    return [
-        Row("times", stem, f"{stem}: {settings}", (*options, *BASE.split(), *settings.split()))
-        for stem, size in SIZES.items()
-        for options in [stand_in(stem, size, stand_ins)[0]]
-        for settings in SETTINGS
-    ]
+    """Fits of rising length and width, of the pictures that instant-ngp was measured on."""
+    rows = []
+    for stem, size in SIZES.items():
+        if not (found := photograph(stem, size, stand_ins)):
+            continue
+        options, what = found
+        path = Path(options[1])
+        if (own := own_size(path)) != size:
+            own = "of another size" if own is None else f"{own[0]}x{own[1]}"
+            print(f"no rows of {stem}: {path.name} is {own}, not the {size[0]}x{size[1]} it has to be", file=sys.stderr)
+            continue
+        for settings in SETTINGS:
+            argv = (*options, *BASE.split(), *settings.split())
+            rows.append(Row("times", stem, f"{stem}: {settings}", argv, about={"input": what}))
+    return rows
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw the results of `times`, each picture in a panel of its own, into a file."""
+    """Draw the results of `times`, each picture in a panel of its own, into a file; none where there are none."""
     from matplotlib.figure import Figure
 
-    figure = Figure((9, 3.6), layout="constrained")
-    for axes, stem in zip(figure.subplots(1, 2, sharey=True), SIZES, strict=True):
-        found = sorted(
-            (r["fit_s"], r["psnr"], r["n_params"] / 1e6) for r in results if r["group"] == stem and r.get("psnr")
-        )
+    results = [result for result in results if result.get("psnr") and "--path" in result["argv"]]
+    stems = [stem for stem in SIZES if any(result["group"] == stem for result in results)]
+    if not stems:
+        return
+    figure = Figure((4.5 * len(stems), 3.6), layout="constrained")
+    for axes, stem in zip(figure.subplots(1, len(stems), sharey=True, squeeze=False)[0], stems, strict=True):
+        found = sorted((r["fit_s"], r["psnr"], r["n_params"] / 1e6) for r in results if r["group"] == stem)
         best = [row for k, row in enumerate(found) if all(row[1] > before[1] for before in found[:k])]
         axes.plot(
             [s for s, _, _ in best], [dB for _, dB, _ in best], "o-", color="#d1495b", label="this, through train.py"

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments.curve import PICTURES
-from experiments.inputs import crop, gyroid, shapes, stand_in
+from experiments.inputs import crop, gyroid, photograph, shapes, stand_in
 from experiments.rows import Row
 from experiments.variants import VARIANTS
 
@@ -30,7 +29,7 @@ CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels")
 
 def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
     """Ways to begin, on three pictures and two shapes, at full, half and a quarter of the epochs."""
-    rows = []
+    rows, moon = [], None
     for stem, what, options, last in _inputs(folder, stand_ins):
         for budget, part in BUDGETS.items():
             epochs = [str(round(n * part)) for n in (50, 50, 50, last)]
@@ -44,16 +43,16 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
             few = [way for way in WAYS if way.startswith(("none", "inherit"))]
             rows += _ways(f"{what}, full budget, lr 1e-2", f"{stem}, lr 1e-2", (*usual, "--lr", "1e-2"), few)
         elif stem == "moon":
+            moon = options[1]
             rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
     # Small enough for a CPU.
     options, what = gyroid(folder, 96)[0], "gyroid at 96^3"
     rows += _heirs(what, "small gyroid, full", (*options, "--num_epochs", "50", "50", "150"))
     rows += _heirs(what, "small gyroid, quarter", (*options, "--num_epochs", "12", "12", "38", "--val_freq", "12"))
-    options, what = stand_in("moon", PICTURES["moon"], stand_ins)
-    if "--path" in options:
-        options, what = crop(folder, options[options.index("--path") + 1], (1500, 700), (512, 512))
-    rows += _heirs(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
-    rows += _heirs(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
+    if moon:
+        options, what = crop(folder, moon, (1500, 700), (512, 512))
+        rows += _heirs(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
+        rows += _heirs(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
     return rows
 
 
@@ -73,9 +72,11 @@ def _heirs(what: str, name: str, usual: tuple[str, ...]) -> list[Row]:
 
 def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], int]]:
     """Name, what it is, options and epochs of the finest level of what weight sharing is measured on."""
-    for stem in ("moon", "relief8k", None):
-        options, what = stand_in(stem, SIZE, stand_ins)
-        yield stem or "sample", what.removeprefix("stand-in: "), options, 200
+    for stem in ("moon", "relief8k"):
+        if found := photograph(stem, SIZE, stand_ins):
+            yield stem, found[1].removeprefix("stand-in: "), found[0], 200
+    options, what = stand_in(None, SIZE, stand_ins)
+    yield "sample", what.removeprefix("stand-in: "), options, 200
     for options, what in shapes(folder, stand_ins):
         yield what.split()[0], what, options, 150
 
@@ -86,7 +87,9 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
     """
     rows = []
     for stem in ("moon", "relief8k"):
-        options, what = stand_in(stem, SIZE, stand_ins)
+        if not (found := photograph(stem, SIZE, stand_ins)):
+            continue
+        options, what = found
         for label, settings in SETTINGS.items():
             usual = (*options, "--n_scales", "4", "--engine", "reference", *settings.split())
             group = f"{what.removeprefix('stand-in: ')}, {label}"

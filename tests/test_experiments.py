@@ -1,20 +1,25 @@
 """The tables of measurements: every row is a command that train.py takes, and a row that fails loses no other."""
 
 import concurrent.futures
-import dataclasses
 import json
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import pytest
+from PIL import Image
 
 import opt
+from datasets.knot import knot
+from datasets.occupancy import OccupancyGrid
+from datasets.surface import write_mesh
 from experiments.__main__ import TABLES, main, section
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
+from experiments.inputs import bunny, crop, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
-from experiments.times import draw
+from experiments.times import SIZES, draw
 from experiments.tried import SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.network import Network
@@ -31,10 +36,18 @@ def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stand_ins")
+    for stem, size in SIZES.items():
+        Image.new("1", size).save(folder / f"{stem}.png")
+    (folder / "bunny_512.npy").touch()
+    return folder
+
+
 @pytest.mark.parametrize("table", TABLES)
-def test_the_docs_count_the_rows_which_have_names_of_their_own_and_options_that_settle(table, tmp_path):
-    (tmp_path / "bunny_512.npy").touch()
-    rows = TABLES[table](tmp_path, tmp_path)
+def test_the_docs_count_the_rows_which_have_names_of_their_own_and_options_that_settle(table, tmp_path, stand_ins):
+    rows = TABLES[table](tmp_path, stand_ins)
     assert rows and len({row.name for row in rows}) == len(rows)
     docs = (Path(opt.__file__).parent / "docs" / "experiments.md").read_text()
     assert re.search(rf"^\| `{table}` \|.*\| {len(rows)}( and the front)? \|$", docs, re.MULTILINE)
@@ -142,12 +155,12 @@ def test_the_sweep_holds_every_shape_once_and_targets_every_network():
     assert {str(by_target(target)) for target in TARGETS} == {str(values) for _, values in presets._BY_TARGET}
 
 
-def test_the_front_is_measured_once_more_a_decibel_apart(tmp_path):
+def test_the_front_is_measured_once_more_a_decibel_apart(tmp_path, stand_ins):
     found = [
         {"n_params": n, "psnr": psnr, "about": {"settings": f"--lr {n}"}}
         for n, psnr in enumerate((40.0, 40.5, 41.2), start=1)
     ]
-    assert [row.about["settings"] for row in again(tmp_path, None, found)] == ["--lr 1", "--lr 3"]
+    assert [row.about["settings"] for row in again(tmp_path, stand_ins, found)] == ["--lr 1", "--lr 3"] * 2
 
 
 def test_winners_are_shown_picture_by_picture(tmp_path):
@@ -170,7 +183,9 @@ def test_results_of_several_states_of_the_program_say_which():
 def test_the_command_measures_and_shows(capsys, monkeypatch):
     # In this process, as a new one takes seconds to start.
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr("experiments.rows.measure", lambda row, _, tiny, *__: dataclasses.asdict(row) | {"tiny": tiny, "error": "not run"})
+    monkeypatch.setattr(
+        "experiments.rows.measure", lambda row, _, tiny, *__: vars(row) | {"tiny": tiny, "error": "not run"}
+    )
     main(["noise", "--only", "the settings found, 512", "--tiny"])
     out = capsys.readouterr().out
     assert "## noise" in out and "| the settings found, 512 | failed: not run |" in out
@@ -202,8 +217,60 @@ def test_words_of_the_command_that_mean_nothing_are_refused(words, capsys):
     assert stop.value.code == 2 and line.count("\n") == 1 and words.split()[-2] in line
 
 
-def test_times_are_drawn(tmp_path):
-    rows = [{"group": row.group, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7} for k, row in
-            enumerate(TABLES["times"](tmp_path, None))]  # fmt: skip
-    draw(rows, tmp_path / "times.png")
-    assert cv2.imread(str(tmp_path / "times.png")).std() > 10
+@pytest.mark.parametrize("table", ["times", "targets", "curve", "sharing", "tried"])
+def test_a_picture_that_a_table_names_is_never_another_one(table, tmp_path, stand_ins, capsys):
+    (tmp_path / "bunny_512.npy").touch()
+    assert not any("moon" in row.name or "relief8k" in row.name for row in TABLES[table](tmp_path, tmp_path))
+    lines = capsys.readouterr().err.splitlines()
+    assert "no rows of moon: " in lines[0] and len(lines) == (1 if table == "curve" else 2)
+    (tmp_path / "moon.png").write_bytes((stand_ins / "moon.png").read_bytes())
+    rows = TABLES[table](tmp_path, tmp_path)
+    assert any("moon" in row.name + row.group for row in rows)
+    assert not any("relief8k" in row.name for row in rows)
+
+
+def test_a_table_without_its_pictures_is_refused(stand_ins, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(["times", "curve"]))
+    assert stop.value.code == 2 and "times: nothing to measure" in capsys.readouterr().err.splitlines()[-1]
+    Image.new("1", (400, 200)).save(tmp_path / "moon.png")
+    assert TABLES["times"](tmp_path, tmp_path) == []
+    assert "moon.png is 400x200" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"moon\.png: 400x200 is too small"):
+        crop(tmp_path, str(tmp_path / "moon.png"), (0, 150), (400, 60))
+
+
+def test_a_picture_at_its_own_size_is_not_called_resized(stand_ins):
+    assert stand_in("moon", SIZES["moon"], stand_ins)[1] == "stand-in: moon.png at its 4096x2048"
+    assert stand_in("moon", (9, 9), stand_ins)[1] == "stand-in: moon.png resized to 9x9"
+
+
+def test_times_are_drawn(tmp_path, stand_ins):
+    rows = [{"group": row.group, "argv": row.argv, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7} for k, row in
+            enumerate(TABLES["times"](tmp_path, stand_ins))]  # fmt: skip
+    draw(rows, tmp_path / "both.png")
+    draw(rows[:3], tmp_path / "moon.png")
+    both, moon = (cv2.imread(str(tmp_path / name)) for name in ("both.png", "moon.png"))
+    assert both.std() > 10 and moon.std() > 10 and moon.shape[1] < both.shape[1]
+    # Rows of before, when the sample was drawn as the Moon.
+    draw([row | {"argv": []} for row in rows], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_the_shape_of_the_table_is_made_of_the_mesh_that_is_there(tmp_path, stand_ins, monkeypatch):
+    monkeypatch.setattr("experiments.inputs.N", 24)
+    options, name, what = bunny(tmp_path / "made", None)
+    assert (name, what) == ("knot", "stand-in: the built-in knot at 24^3")
+    assert Path(options[-1]) == tmp_path / "made" / "knot_24.npy" and 0 < OccupancyGrid(options[-1]).read().mean() < 1
+    Path("meshes").mkdir()
+    write_mesh("meshes/bunny_zipper.ply", *knot(30, 9))
+    options, name, what = bunny(tmp_path / "made", stand_ins)
+    assert (name, what) == ("bunny", "bunny_zipper.ply at 24^3") and Path(options[-1]).name == "bunny_zipper_24.npy"
+    (tmp_path / "bunny_24.npy").touch()
+    assert bunny(tmp_path, tmp_path)[1:] == ("bunny", "bunny_24.npy")
+
+
+def test_without_trimesh_a_row_of_the_bunny_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "datasets.mesh", None)
+    assert bunny(tmp_path, None) is None
+    assert "occupancy/bunny_512.npy" in capsys.readouterr().err
