@@ -32,8 +32,9 @@ GROUPS = {
     },
     "Frequencies of the encoding, by patch": {
         f"patch {patch}, {n} frequencies": f"--patch_size {patch} --n_freq {n}"
-        for patch in PATCHES
-        for n in (1, 2, 3, 4, 5, 6)
+        for counts, patches in (((1, 2, 3, 4, 5, 6), PATCHES), ((8, 10), (32, 64)))
+        for patch in patches
+        for n in counts
     },
     "Threshold, by patch": {
         **{
@@ -49,7 +50,9 @@ GROUPS = {
         for lr in ("1e-2", "3e-2", "6e-2")
     },
     "Optimizer": {
-        f"{name}, lr {lr}": f"--optimizer {name} --lr {lr}"
+        f"{name}, lr {lr}{f', beta2 {beta2}' if beta2 else ''}": f"--optimizer {name} --lr {lr}"
+        f"{f' --beta2 {beta2}' if beta2 else ''}"
+        for beta2 in (None, 0.999)
         for name in ("radam", "adam")
         for lr in ("3e-2", "1e-2", "5e-4")
     },
