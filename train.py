@@ -199,6 +199,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             figures = figures_of(model_path, source, options, limits, group)
 
     result = figures | {
+        "precision": engine.precision,
         "fit_s": fit_seconds,
         "save_s": save_seconds,
         "wall_s": utils.process_seconds(),

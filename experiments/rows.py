@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 import opt
+from datasets.grid import Grid
 from options import Options
 from utils import jsonable, versions
 
 KEPT = (
     "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
-    "peak_host_bytes", "engine", "device", "seed", "versions", "options",
+    "peak_host_bytes", "engine", "precision", "device", "seed", "versions", "options",
 )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant == "voxels":
-            return facts | {"about": row.about | _voxels(*row.argv, tiny)}
+            return facts | _voxels(row, tiny)
         options, given = opt.parse([*row.argv, "--quiet", "--exp_name", "row"])
         if tiny:
             options = _tiny(options)
@@ -179,14 +180,22 @@ def _figures(result: dict[str, Any]) -> dict[str, str]:
         return {}
     shape = result.get("iou") is not None
     memory = result.get("peak_device_bytes")
+    blocks, networks = _blocks(result["options"]), result["networks"]
     return {
         "quality": f"IoU {result['iou']:.6f}" if shape else f"{result['psnr']:.2f} dB" if result["psnr"] else "-",
         "params (M)": f"{result['n_params'] / 1e6:.3f}",
         **({"fit (s)": f"{result['fit_s']:.2f}"} if result.get("alone") else {}),
         **({"GPU (MiB)": f"{memory / 2**20:.0f}"} if memory else {}),
-        "networks": f"{result['networks']}, {result['converged']} good",
+        "networks": f"{networks} of {blocks}, {networks / blocks:.0%}; {result['converged']} good",
+        **({"us a network": f"{result['fit_s'] / networks * 1e6:.1f}"} if result.get("alone") and networks else {}),
         "engine": result["engine"],
     }
+
+
+def _blocks(options: dict[str, Any]) -> int:
+    """All blocks of all levels, with a network or without."""
+    grid = Grid(tuple(options["input_size"][::-1]), tuple(options["patch_size"][::-1]), options["n_scales"])
+    return sum(grid.n_blocks(level) for level in range(grid.n_levels))
 
 
 def _train(options: Options, given: frozenset[str]) -> dict[str, Any]:
@@ -201,13 +210,16 @@ def _tiny(options: Options) -> Options:
     if options.task != "image":
         np.save("tiny.npy", np.linalg.norm(np.indices((20,) * 3) - 9.5, axis=0) < 9)
         small = {"path": "tiny.npy", "input_size": None}
-    return dataclasses.replace(options, num_epochs=(1,), val_freq=1, n_scales=2, **small)
+    return dataclasses.replace(options, num_epochs=(1,), val_freq=1, n_scales=3, **small)
 
 
-def _voxels(path: str, samples: str, votes: str, removed: str, tiny: bool) -> dict[str, str]:
-    from experiments.voxels import agreement
+def _voxels(row: Row, tiny: bool) -> dict[str, Any]:
+    from experiments.voxels import MOST, SEED, N, agreement
 
-    return agreement(path, int(samples), int(votes), float(removed), *((12,) if tiny else ()))
+    path, samples, votes, removed = row.argv
+    options = {"path": path, "N": 12 if tiny else N, "M": int(samples), "T": int(votes), "removed": float(removed)}
+    figures = agreement(path, options["M"], options["T"], options["removed"], options["N"])
+    return {"about": row.about | figures, "seed": SEED, "options": options | {"held_against_M": MOST}}
 
 
 def _pool(jobs: int, scratch: str) -> concurrent.futures.ProcessPoolExecutor:

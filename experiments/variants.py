@@ -26,6 +26,9 @@ from models.level_fit import LevelFit
 from models.network import COLOUR, Layer, Network
 from models.optimizers import BETA_2
 
+# As it is before a variant replaces it.
+_features = reference_module.features
+
 
 @contextlib.contextmanager
 def applied(variant: str) -> Iterator[dict[str, Any]]:
@@ -53,9 +56,6 @@ def _split_features(network: Network, hidden: list[Layer], x: Tensor) -> Tensor:
         first, second = _features(network, [layer], x).chunk(2, 1)
         x = first * second
     return x
-
-
-_features = reference_module.features
 
 
 def split_layer(_: dict) -> list:

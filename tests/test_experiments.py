@@ -112,6 +112,23 @@ def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {text.splitlines()[2].count("|")}
 
 
+def test_a_row_says_what_ran(tmp_path):
+    found = measure(Row("t", "g", "a", (*TINY.removesuffix(" --engine reference").split(), "--precision", "tf32")))
+    assert (found["engine"], found["precision"]) == ("reference", "float32")
+    (row,) = [row for row in TABLES["meshes"](tmp_path, None) if row.name == "broken mesh: --T 3"]
+    found = measure(row, tiny=True)
+    settings = {"N": 12, "M": 1, "T": 3, "removed": 0.05, "held_against_M": 729}
+    assert found["seed"] == 0 and found["options"].items() >= settings.items() and "cells that differ" in found["about"]
+
+
+def test_a_tiny_run_has_levels_enough_for_networks_to_begin_with_their_parents():
+    none, paper = (
+        measure(Row("t", "g", way, ("--patch_size", "8", "--weight_sharing", way)), tiny=True)
+        for way in ("none", "paper")
+    )
+    assert none["psnr"] != paper["psnr"]
+
+
 def test_past_the_deadline_no_row_begins():
     assert measure(Row("t", "g", "a", tuple(TINY.split())), deadline=0) is None
 
@@ -166,11 +183,14 @@ def test_the_front_is_measured_once_more_a_decibel_apart(tmp_path, stand_ins):
 def test_winners_are_shown_picture_by_picture(tmp_path):
     found = [
         {"group": f"stand-in: {what}: sweep", "name": what, "n_params": 10**6, "psnr": 41.0, "fit_s": 1.0, "iou": None,
-         "alone": True, "networks": 1, "converged": 1, "engine": "fused", "about": {"settings": what}}
+         "alone": True, "networks": 1, "converged": 1, "engine": "fused", "about": {"settings": what},
+         "options": {"input_size": [64, 33], "patch_size": [32, 32], "n_scales": 2}}
         for what in ("moon", "crop")
     ]  # fmt: skip
     text = section("curve", found, tmp_path)
     assert text.count("### Least that reaches a target") == 2 and "not reached" in text
+    # Four blocks and one; a second for one network.
+    assert "| 1 of 5, 20%; 1 good | 1000000.0 |" in text
 
 
 def test_results_of_several_states_of_the_program_say_which():

@@ -530,7 +530,8 @@ def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
 
 
 def test_a_precision_that_the_engine_does_not_have_is_said(capsys):
-    run("--exp_name", "a", "--precision", "tf32")
+    result = run("--exp_name", "a", "--precision", "tf32")
+    assert result["precision"] == json.loads(Path("logs/a/result.json").read_text())["precision"] == "float32"
     assert "--precision tf32 is of the fused engine" in capsys.readouterr().err
 
 

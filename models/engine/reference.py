@@ -98,6 +98,7 @@ class ReferenceEngine:
     """
 
     name = "reference"
+    precision = "float32"
 
     def __init__(self, optimizer: str = "radam", beta2: float = BETA_2):
         self._optimizer = optimizer_class(optimizer, beta2)
