@@ -33,9 +33,9 @@ def times(folder: Path, stand_ins: Path | None) -> list[Row]:
             continue
         options, what = found
         path = Path(options[1])
-        if (own := own_size(path)) != size:
-            own = "of another size" if own is None else f"{own[0]}x{own[1]}"
-            print(f"no rows of {stem}: {path.name} is {own}, not the {size[0]}x{size[1]} it has to be", file=sys.stderr)
+        if (own := own_size(path)) != size or path.stem != stem:
+            there = f"{path.name}{f', {own[0]}x{own[1]}' if own else ''}"
+            print(f"no rows of {stem}: {there} is not the {stem} of {size[0]}x{size[1]} pixels", file=sys.stderr)
             continue
         for settings in SETTINGS:
             argv = (*options, *BASE.split(), *settings.split())
