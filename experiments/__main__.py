@@ -72,8 +72,8 @@ def _measure(parser: opt.Parser, names: list[str], arguments) -> None:
         parser.error(f"--only {' '.join(arguments.only)}: no row of {', '.join(names)} has that in its name")
     every = [row for found in wanted.values() for row in found]
     measured = rows.run_rows(every, folder, arguments.jobs, deadline, arguments.tiny)
-    if "times" in names:
-        times.draw(rows.read(folder, "times", arguments.tiny), folder / "times.png")
+    if "times" in names and not arguments.tiny:
+        times.draw(rows.read(folder, "times"), folder / "times.png")
     if "curve" in names and not arguments.only:
         front = curve.again(folder, arguments.stand_ins, [row for row in measured if row["table"] == "curve"])
         rows.run_rows(front, folder, 1, deadline, arguments.tiny)
