@@ -122,8 +122,9 @@ def test_what_is_expected_is_read_once_and_what_is_not_wanted_any_more_is_forgot
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("level_bytes", [0, 10**9])
-def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tmp_path, level_bytes):
-    array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(np.uint8)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tmp_path, level_bytes, dtype):
+    array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(dtype)
     signal, limits = Signal.of(array, "RGB"), Reading(2**16, 3, level_bytes, keeps_rows=True)
     streamed = StreamedSource(Counting(array), array.shape[:2], signal, "cuda", None, tmp_path, limits)
     held = ArraySource(array, signal, "cuda")
