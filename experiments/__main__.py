@@ -77,6 +77,8 @@ def _measure(parser: opt.Parser, names: list[str], arguments) -> None:
     if "curve" in names and not arguments.only:
         front = curve.again(folder, arguments.stand_ins, [row for row in measured if row["table"] == "curve"])
         rows.run_rows(front, folder, 1, deadline, arguments.tiny)
+        if not arguments.tiny:
+            curve.draw(rows.read(folder, "curve"), folder / "curve.png")
 
 
 def _wanted(name: str, only: list[str] | None) -> bool:

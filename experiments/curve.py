@@ -1,10 +1,12 @@
 """Quality against parameters and time: what targets reach, a sweep of sizes, and the settings that no other beats."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from experiments.inputs import crop, photograph
 from experiments.rows import Row
+from experiments.times import INSTANT_NGP, SECONDS
 
 WANTED = (30, 35, 40, 45, 50, 55, 60)
 # Each network that --target_psnr has, at the highest PSNR that it is taken for, and some between.
@@ -79,6 +81,44 @@ def pareto(results: list[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
         if not front or result["psnr"] > front[-1]["psnr"]:
             front.append(result)
     return front
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw PSNR against parameters a pixel and against seconds into a file; none where there are no results.
+
+    Each is the front of the results of a picture; seconds count of rows that ran alone. Beside the picture that
+    instant-ngp was measured on stand its own.
+    """
+    from matplotlib.figure import Figure
+
+    pictures: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        if result.get("psnr"):
+            pictures.setdefault(Path(result["options"]["path"]).stem, []).append(result)
+    if not pictures:
+        return
+    figure = Figure((9, 3.8), layout="constrained")
+    by_size, by_time = figure.subplots(1, 2, sharey=True)
+    for (name, found), colour in zip(pictures.items(), ("#d1495b", "#edae49", "#66a182"), strict=False):
+        pixels = math.prod(found[0]["options"]["input_size"])
+        front = [(result["n_params"] / pixels, result["psnr"]) for result in pareto(found, "n_params")]
+        times = [(result["fit_s"], result["psnr"]) for result in pareto([r for r in found if r["alone"]], "fit_s")]
+        for axes, points in ((by_size, front), (by_time, times)):
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, label=name) if points else None
+        if tuple(found[0]["options"]["input_size"]) == PICTURES.get(name):
+            tables = INSTANT_NGP[name]
+            finest = [(1e6 * float(size.split()[0]) / pixels, psnrs[-1]) for size, psnrs in tables.items()]
+            by_size.plot(*zip(*finest, strict=True), "s", color="#30638e", markersize=5, label="instant-ngp, 6 s")
+            for (size, psnrs), style in zip(tables.items(), ("s-", "s:"), strict=True):
+                by_time.plot(SECONDS, psnrs, style, color="#30638e", markersize=3, label=f"instant-ngp, {size}")
+    by_size.set(xscale="log", xlabel="parameters a pixel", ylabel="PSNR (dB)")
+    by_time.set(xscale="log", xlabel="seconds of fit")
+    for axes, ticks in ((by_size, (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)), (by_time, (0.1, 0.2, 0.5, 1, 2, 5))):
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def winners(results: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from datasets.occupancy import OccupancyGrid
 from datasets.surface import write_mesh
 from experiments.__main__ import TABLES, main, section
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
+from experiments.curve import draw as draw_fronts
 from experiments.inputs import bunny, crop, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.times import SIZES, draw
@@ -275,6 +276,20 @@ def test_times_are_drawn(tmp_path, stand_ins):
     # Rows of before, when the sample was drawn as the Moon.
     draw([row | {"argv": []} for row in rows], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_fronts_are_drawn(tmp_path):
+    def row(name, alone, k):
+        options = {"path": f"{name}.jpg", "input_size": [4096, 2048]}
+        return {"options": options, "alone": alone, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7 + k}
+
+    rows = [row(name, alone, k) for name in ("moon", "other") for alone in (True, False) for k in range(2)]
+    contrast = []
+    for some in (rows, [row for row in rows if not row["alone"]], [row | {"psnr": None} for row in rows]):
+        path = tmp_path / f"{len(contrast)}.png"
+        draw_fronts(some, path)
+        contrast.append(cv2.imread(str(path)).std() if path.exists() else 0)
+    assert contrast[0] > contrast[1] > 10 and not contrast[2]
 
 
 def test_the_shape_of_the_table_is_made_of_the_mesh_that_is_there(tmp_path, stand_ins, monkeypatch):
