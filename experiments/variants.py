@@ -7,7 +7,7 @@ change a network or its training need `--engine reference`.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +23,7 @@ from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
 from models.engine.reference import forward
 from models.level_fit import LevelFit
+from models.muon import Muon
 from models.network import COLOUR, Layer, Network
 from models.optimizers import BETA_2
 
@@ -96,44 +97,13 @@ def output_after_round(_: dict) -> list:
     return [patch.object(LevelFit, "train", then_solve)]
 
 
-class Muon(torch.optim.RAdam):
-    """RAdam, but for the matrices between hidden layers, whose momentum is orthogonalised (Jordan et al., 2024).
-
-    The step of a matrix [in, out] has the size that RAdam's has: root mean square `lr` an element.
-    """
-
-    network: Network
-
-    @torch.no_grad()
-    def step(self, closure=None) -> None:
-        (rows,) = self.param_groups[0]["params"]
-        lr, state = self.param_groups[0]["lr"], self.state[rows]
-        before, gradient = rows.detach().clone(), rows.grad.clone()
-        momentum = state.get("momentum")
-        super().step()
-        state["momentum"] = momentum = gradient if momentum is None else 0.9 * momentum + gradient
-        pieces = zip(*(self.network.unpack(x) for x in (rows.data, before, momentum)), strict=True)
-        for new, old, moved in list(pieces)[1:-1]:
-            new.w.copy_(old.w - lr * orthogonal(moved.w) * min(old.w.shape[1:]) ** 0.5)
-
-
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices [n, in, out] with all singular values near 1, by five steps of Newton and Schulz."""
-    x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-20)
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x
-
-
 def muon(_: dict) -> list:
-    train = ReferenceEngine.train
+    """What --optimizer muon is."""
 
-    def with_network(self: ReferenceEngine, network: Network, *rest) -> Blocks:
-        self._optimizer = partial(type("Muon", (Muon,), {"network": network}), betas=(0.9, BETA_2))
-        return train(self, network, *rest)
+    def optimizer(_: ReferenceEngine, network: Network, rows: Tensor, lr: float) -> Muon:
+        return Muon([rows], lr, (0.9, BETA_2), network)
 
-    return [patch.object(ReferenceEngine, "train", with_network)]
+    return [patch.object(ReferenceEngine, "_optimizer", optimizer)]
 
 
 def hard_cells(_: dict) -> list:
@@ -141,7 +111,7 @@ def hard_cells(_: dict) -> list:
 
     def train_tile(self: ReferenceEngine, network, inputs, tile: Blocks, round_, kind: int) -> Blocks:
         rows = tile.rows.requires_grad_()
-        optimizer = self._optimizer([rows], lr=round_.start_lr)
+        optimizer = self._optimizer(network, rows, round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
         real = round_.cells[kind].unique()

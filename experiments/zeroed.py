@@ -1,13 +1,13 @@
 """What becomes of blocks that are good enough: in the pruned copy, and with their gradients set to zero instead."""
 
 import contextlib
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from models.engine import Blocks
 from models.level_fit import LevelFit
@@ -75,15 +75,18 @@ def _blocks(copy: TrainingCopy) -> list[int]:
     return copy.target.blocks[copy.index].tolist()
 
 
-def _without_gradients(optimizer: partial) -> partial:
-    class Zeroed(optimizer.func):
-        def step(self, closure=None):
-            for group in self.param_groups:
-                for rows in group["params"]:
-                    rows.grad.zero_()
-            return super().step(closure)
+def _without_gradients(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    def zero(optimizer: Optimizer, *_) -> None:
+        for group in optimizer.param_groups:
+            for rows in group["params"]:
+                rows.grad.zero_()
 
-    return partial(Zeroed, **optimizer.keywords)
+    def made(*settings) -> Optimizer:
+        optimizer = make(*settings)
+        optimizer.register_step_pre_hook(zero)
+        return optimizer
+
+    return made
 
 
 def _joined(*parts: tuple[TrainingCopy, Tensor]) -> tuple[TrainingCopy, Tensor]:

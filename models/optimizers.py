@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from models.muon import Muon
+from models.network import Network
 from utils import UserError
 
 TORCH = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam}
@@ -40,15 +42,18 @@ REFUSED = {
     "swats": "it decides when to switch to SGD from all blocks together",
 }
 
-NAMES = (*TORCH, *PER_ELEMENT)
+NAMES = (*TORCH, "muon", *PER_ELEMENT)
 
 
-def optimizer_class(name: str, beta2: float = BETA_2) -> Callable[..., Optimizer]:
+def optimizer_class(name: str, beta2: float = BETA_2, network: Network | None = None) -> Callable[..., Optimizer]:
     """The optimizer called `name`, lower case. Raises UserError with the reason for one that cannot be used.
 
     Args:
-        beta2: decay of the second moment of radam and adam.
+        beta2: decay of the second moment of radam, adam and muon.
+        network: of the rows that it is to train, which muon wants to know.
     """
+    if name == "muon":
+        return partial(Muon, betas=(0.9, beta2), network=network)
     if name in TORCH:
         return partial(TORCH[name], betas=(0.9, beta2))
     if name in REFUSED:

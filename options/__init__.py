@@ -99,7 +99,7 @@ class Options:
         type=int, nargs="+", metavar="N",
     )  # fmt: skip
     lr: float = option(3e-2, "learning rate at the start of a level", type=float, metavar="LR")
-    optimizer: str = option("radam", "radam, adam, or one of torch-optimizer", metavar="NAME", type=str.lower)
+    optimizer: str = option("radam", "radam, adam, muon, or one of torch-optimizer", metavar="NAME", type=str.lower)
     loss_thr: float | None = option(
         None,
         "mean square error below which a block is good enough (default: 1e-4; mesh 5e-3)",

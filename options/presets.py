@@ -79,6 +79,6 @@ def preset_values(given: dict[str, Any]) -> dict[str, Any]:
     values = {name: v for name, v in values.items() if name not in given and _GIVES_WAY.get(name) not in told}
     if given.get("n_layers") == 1:
         values.pop("n_hidden", None)
-    if given.get("optimizer", "adam") not in ("radam", "adam"):
+    if given.get("optimizer", "adam") not in ("radam", "adam", "muon"):
         values.pop("beta2", None)
     return values

@@ -51,7 +51,7 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
     (("weight_sharing",), lambda o: _no_hidden_layer(o) and
      (o.weight_sharing == "inherit" or (o.weight_sharing == "exact" and o.pyr == "laplacian")),
      "--n_layers 1, which has no hidden layer to inherit"),
-    (("beta2",), lambda o: o.optimizer not in ("radam", "adam"), "an --optimizer other than radam and adam"),
+    (("beta2",), lambda o: o.optimizer not in ("radam", "adam", "muon"), "an --optimizer of torch-optimizer"),
     (("prune_thr",), lambda o: max(o.num_epochs or (DEFAULTS[o.task]["last_epochs"],)) <= o.val_freq,
      "--val_freq at --num_epochs or above, where training ends before a pruning"),
     (("precision",), lambda o: o.engine == "reference" and o.precision != "float32",

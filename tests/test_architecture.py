@@ -37,6 +37,7 @@ FLOORS = {
     "models.encoding": 1,
     "models.frame": 1,
     "models.lanes": 1,
+    "models.muon": 1,
     "models.network": 1,
     "models.optimizers": 1,
     "models.engine": 1,

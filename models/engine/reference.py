@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datasets.grid import is_zero, up
 from losses import balanced_loss, block_mse
@@ -101,7 +102,8 @@ class ReferenceEngine:
     precision = "float32"
 
     def __init__(self, optimizer: str = "radam", beta2: float = BETA_2):
-        self._optimizer = optimizer_class(optimizer, beta2)
+        optimizer_class(optimizer, beta2)
+        self._name, self._beta2 = optimizer, beta2
 
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
         """The blocks after one more round; those given stay as they are.
@@ -124,9 +126,12 @@ class ReferenceEngine:
             moments=map_rows(lambda *x: torch.cat(x)[home], trained[0].rows.shape, *states),
         )
 
+    def _optimizer(self, network: Network, rows: Tensor, lr: float) -> Optimizer:
+        return optimizer_class(self._name, self._beta2, network)([rows], lr=lr)
+
     def _train_tile(self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int) -> Blocks:
         rows = tile.rows.requires_grad_()
-        optimizer = self._optimizer([rows], lr=round_.start_lr)
+        optimizer = self._optimizer(network, rows, round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
         padded = whole_vectors(round_.cells[kind])
