@@ -70,6 +70,7 @@ def excerpt(source: Source, grid: Grid, most_cells: int) -> Excerpt:
     """
     axis = max(range(grid.ndim), key=grid.shape.__getitem__)
     if math.prod(grid.shape) <= most_cells:
+        # One box, whose end no level reaches.
         return Excerpt(source, grid, axis, 2 * grid.shape[axis] << grid.n_levels)
     sizes = _box(grid, 0)
     levels = 1

@@ -18,6 +18,8 @@ BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 SHOWN_ELSEWHERE = ("pruned copy, watched", "zeroed gradients", "heirs keep their a")
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
+# Ideas that options are all of, or a part of.
+OPTIONS = {"split layer": SPLIT, "Muon": ("--optimizer", "muon")}
 SETTINGS = {
     "full": "--num_epochs 50 50 50 200",
     "half the epochs": "--num_epochs 25 25 25 100 --val_freq 25",
@@ -93,7 +95,7 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
         for label, settings in SETTINGS.items():
             usual = (*options, "--n_scales", "4", "--engine", "reference", *settings.split())
             group = f"{what.removeprefix('stand-in: ')}, {label}"
-            for variant in VARIANTS:
+            for variant in dict.fromkeys((*VARIANTS, *OPTIONS)):
                 if variant not in SHOWN_ELSEWHERE:
                     rows.append(_row(group, f"{stem}, {label}: {variant}", usual, variant))
             linear = (*usual, "--output", "linear")
@@ -114,4 +116,5 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
 
 
 def _row(group: str, name: str, usual: tuple[str, ...], variant: str) -> Row:
-    return Row("tried", group, name, (*usual, *(SPLIT if variant == "split layer" else ())), variant)
+    argv = (*usual, *OPTIONS.get(variant, ()))
+    return Row("tried", group, name, argv, variant if variant in VARIANTS else "none")

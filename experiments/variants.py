@@ -23,9 +23,7 @@ from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
 from models.engine.reference import forward
 from models.level_fit import LevelFit
-from models.muon import Muon
 from models.network import COLOUR, Layer, Network
-from models.optimizers import BETA_2
 
 # As it is before a variant replaces it.
 _features = reference_module.features
@@ -95,15 +93,6 @@ def output_after_round(_: dict) -> list:
         return copy.trained(dataclasses.replace(blocks, rows=rows)), torch.minimum(solved, errors)
 
     return [patch.object(LevelFit, "train", then_solve)]
-
-
-def muon(_: dict) -> list:
-    """What --optimizer muon is."""
-
-    def optimizer(_: ReferenceEngine, network: Network, rows: Tensor, lr: float) -> Muon:
-        return Muon([rows], lr, (0.9, BETA_2), network)
-
-    return [patch.object(ReferenceEngine, "_optimizer", optimizer)]
 
 
 def hard_cells(_: dict) -> list:
@@ -178,7 +167,6 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "split layer": split_layer,
     "normalised residual": normalised_residual,
     "output solved after every round": output_after_round,
-    "Muon": muon,
     "hard cells": hard_cells,
     "half the rate at the finest level": by_level(lr=lambda lr, level: lr if level else lr / 2),
     "twice the rate at coarser levels": by_level(lr=lambda lr, level: 2 * lr if level else lr),

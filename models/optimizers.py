@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from models.muon import Muon
-from models.network import Network
 from utils import UserError
 
 TORCH = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam}
@@ -45,15 +44,14 @@ REFUSED = {
 NAMES = (*TORCH, "muon", *PER_ELEMENT)
 
 
-def optimizer_class(name: str, beta2: float = BETA_2, network: Network | None = None) -> Callable[..., Optimizer]:
+def optimizer_class(name: str, beta2: float = BETA_2) -> Callable[..., Optimizer]:
     """The optimizer called `name`, lower case. Raises UserError with the reason for one that cannot be used.
 
     Args:
-        beta2: decay of the second moment of radam, adam and muon.
-        network: of the rows that it is to train, which muon wants to know.
+        beta2: decay of the second moment of radam, adam and muon. Muon also wants the network of the rows it trains.
     """
     if name == "muon":
-        return partial(Muon, betas=(0.9, beta2), network=network)
+        return partial(Muon, betas=(0.9, beta2))
     if name in TORCH:
         return partial(TORCH[name], betas=(0.9, beta2))
     if name in REFUSED:

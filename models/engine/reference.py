@@ -102,8 +102,7 @@ class ReferenceEngine:
     precision = "float32"
 
     def __init__(self, optimizer: str = "radam", beta2: float = BETA_2):
-        optimizer_class(optimizer, beta2)
-        self._name, self._beta2 = optimizer, beta2
+        self._name, self._class = optimizer, optimizer_class(optimizer, beta2)
 
     def train(self, network: Network, inputs: Tensor, blocks: Blocks, round_: Round) -> Blocks:
         """The blocks after one more round; those given stay as they are.
@@ -127,7 +126,8 @@ class ReferenceEngine:
         )
 
     def _optimizer(self, network: Network, rows: Tensor, lr: float) -> Optimizer:
-        return optimizer_class(self._name, self._beta2, network)([rows], lr=lr)
+        known = {"network": network} if self._name == "muon" else {}
+        return self._class([rows], lr=lr, **known)
 
     def _train_tile(self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int) -> Blocks:
         rows = tile.rows.requires_grad_()
