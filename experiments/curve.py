@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.inputs import crop, photograph
 from experiments.rows import Row
-from experiments.times import INSTANT_NGP, SECONDS
+from experiments.times import INSTANT_NGP, plot_instant_ngp
 
 WANTED = (30, 35, 40, 45, 50, 55, 60)
 # Each network that --target_psnr has, at the highest PSNR that it is taken for, and some between.
@@ -106,11 +106,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         for axes, points in ((by_size, front), (by_time, times)):
             axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, label=name) if points else None
         if tuple(found[0]["options"]["input_size"]) == PICTURES.get(name):
-            tables = INSTANT_NGP[name]
-            finest = [(1e6 * float(size.split()[0]) / pixels, psnrs[-1]) for size, psnrs in tables.items()]
-            by_size.plot(*zip(*finest, strict=True), "s", color="#30638e", markersize=5, label="instant-ngp, 6 s")
-            for (size, psnrs), style in zip(tables.items(), ("s-", "s:"), strict=True):
-                by_time.plot(SECONDS, psnrs, style, color="#30638e", markersize=3, label=f"instant-ngp, {size}")
+            last = [(1e6 * float(size.split()[0]) / pixels, psnrs[-1]) for size, psnrs in INSTANT_NGP[name].items()]
+            by_size.plot(*zip(*last, strict=True), "s", color="#30638e", markersize=5, label="instant-ngp, 6 s")
+            plot_instant_ngp(by_time, name)
     by_size.set(xscale="log", xlabel="parameters a pixel", ylabel="PSNR (dB)")
     by_time.set(xscale="log", xlabel="seconds of fit")
     for axes, ticks in ((by_size, (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)), (by_time, (0.1, 0.2, 0.5, 1, 2, 5))):

@@ -43,6 +43,12 @@ def times(folder: Path, stand_ins: Path | None) -> list[Row]:
     return rows
 
 
+def plot_instant_ngp(axes, stem: str) -> None:
+    """Plot its PSNR after seconds of training a picture, a line a table."""
+    for (params, psnrs), style in zip(INSTANT_NGP[stem].items(), ("s-", "s:"), strict=True):
+        axes.plot(SECONDS, psnrs, style, color="#30638e", markersize=4, label=f"instant-ngp, {params}")
+
+
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Draw the results of `times`, each picture in a panel of its own, into a file; none where there are none."""
     from matplotlib.figure import Figure
@@ -60,8 +66,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         )
         for seconds, psnr, params in [*best[1:-1:3], *best[-1:]]:
             axes.annotate(f"{params:.0f} M", (seconds, psnr), (6, -10), textcoords="offset points", fontsize=8)
-        for (params, psnrs), style in zip(INSTANT_NGP[stem].items(), ("s-", "s:"), strict=True):
-            axes.plot(SECONDS, psnrs, style, color="#30638e", markersize=4, label=f"instant-ngp, {params}")
+        plot_instant_ngp(axes, stem)
         axes.set(xscale="log", xlabel="seconds of fit", title=f"{stem}, {SIZES[stem][0]}x{SIZES[stem][1]}")
         axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
         axes.minorticks_off()
