@@ -125,7 +125,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))
         recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
-        numerics = options.optimizer, options.beta2, options.precision
+        numerics = options.optimizer, options.beta2, options.precision, recipe.zero_grad
         engine, fallback = choose_engine(options.engine, network, device, *numerics)
         if "precision" in given and engine.name != "fused" and options.precision != "float32" and group.first:
             print(f"--precision {options.precision} is of the fused engine: plain torch has float32", file=sys.stderr)
@@ -199,6 +199,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             figures = figures_of(model_path, source, options, limits, group)
 
     result = figures | {
+        "engine": engine.name,
         "precision": engine.precision,
         "fit_s": fit_seconds,
         "save_s": save_seconds,
@@ -217,7 +218,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
 
 def _recipe(o: Options) -> Recipe:
     same = {field.name: getattr(o, field.name) for field in dataclasses.fields(Recipe) if hasattr(o, field.name)}
-    return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", **same)
+    if o.pruning == "none":
+        same["prune_thr"] = 0.0
+    return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", zero_grad=o.pruning == "zero_grad", **same)
 
 
 def main(argv: list[str] | None = None) -> None:

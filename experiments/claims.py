@@ -99,20 +99,19 @@ GROUPS = {
         "paper, lr 3e-3": "--preset paper --lr 3e-3",
     },
 }
-# With plain torch, whose gradients can be set to zero; by the fused kernels too, for what pruning saves there.
+# In plain torch, which can set gradients to zero; by the fused kernels too, for what pruning saves there.
 PRUNING = {
     "pruned copy, fused": ("", "none"),
-    "no pruning, fused": ("", "no pruning"),
+    "no pruning, fused": ("--pruning none", "none"),
     "pruned copy at loss_thr, fused": ("--prune_thr 1e-4", "none"),
     "pruned copy at loss_thr, plain torch": ("--engine reference --prune_thr 1e-4", "none"),
     "pruned copy, plain torch": ("--engine reference", "none"),
-    "pruned copy, plain torch, watched": ("--engine reference", "pruned copy, watched"),
-    "gradients zeroed, plain torch": ("--engine reference", "zeroed gradients"),
-    "no pruning, plain torch": ("--engine reference", "no pruning"),
-    "pruned copy, plain torch, adam at 1e-2": (
-        "--engine reference --optimizer adam --lr 1e-2", "pruned copy, watched"),
+    "pruned copy, plain torch, watched": ("--engine reference", "watched"),
+    "gradients zeroed, plain torch": ("--engine reference --pruning zero_grad", "watched"),
+    "no pruning, plain torch": ("--engine reference --pruning none", "none"),
+    "pruned copy, plain torch, adam at 1e-2": ("--engine reference --optimizer adam --lr 1e-2", "watched"),
     "gradients zeroed, plain torch, adam at 1e-2": (
-        "--engine reference --optimizer adam --lr 1e-2", "zeroed gradients"),
+        "--engine reference --pruning zero_grad --optimizer adam --lr 1e-2", "watched"),
 }  # fmt: skip
 SHAPE_EPOCHS = "--n_scales 4 --num_epochs 50 50 50 150"
 

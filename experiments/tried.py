@@ -15,11 +15,11 @@ WAYS = {
 }
 BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 # Of the variants, those that are no idea to be tried.
-SHOWN_ELSEWHERE = ("pruned copy, watched", "zeroed gradients", "heirs keep their a")
+SHOWN_ELSEWHERE = ("watched", "heirs keep their a")
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
 # Ideas that options are all of, or a part of.
-OPTIONS = {"split layer": SPLIT, "Muon": ("--optimizer", "muon")}
+OPTIONS = {"split layer": SPLIT, "no pruning": ("--pruning", "none"), "Muon": ("--optimizer", "muon")}
 SETTINGS = {
     "full": "--num_epochs 50 50 50 200",
     "half the epochs": "--num_epochs 25 25 25 100 --val_freq 25",

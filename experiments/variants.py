@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.residual import LevelTargets
-from experiments.zeroed import watched
+from experiments.watched import watched
 from losses import balanced_loss, block_mse
 from models import inheritance, level_fit, miner
 from models.engine import Blocks, ReferenceEngine
@@ -151,16 +151,6 @@ def linear_colours(_: dict) -> list:
     return [patch.object(level_fit, "level_network", without_sigmoid)]
 
 
-def no_pruning(_: dict) -> list:
-    """Train every block through all epochs, as good as it may be."""
-    sync = LevelFit.sync
-
-    def keep(self: LevelFit, copy, mse, prune: bool = True):
-        return sync(self, copy, mse, prune=False)
-
-    return [patch.object(LevelFit, "sync", keep)]
-
-
 # Each makes the changes of a run, given where to note what it sees of it.
 VARIANTS: dict[str, Callable[[dict], list]] = {
     "none": lambda _: [],
@@ -174,8 +164,6 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "narrower coarser levels": by_level(n_hidden=lambda n, level: round(0.6 * n) if level else n),
     "plain loss": plain_loss,
     "linear colours": linear_colours,
-    "no pruning": no_pruning,
     "heirs keep their a": lambda _: [patch.object(inheritance, "scaled_as", lambda network, rows, fresh: rows)],
-    "pruned copy, watched": lambda noted: [watched(noted, zero=False)],
-    "zeroed gradients": lambda noted: [watched(noted, zero=True)],
+    "watched": lambda noted: [watched(noted)],
 }

@@ -47,6 +47,7 @@ class Point:
             "index": self.copy.index,
             "rows": self.copy.blocks.rows,
             "moments": self.copy.blocks.moments,
+            "zeroed": self.copy.blocks.zeroed,
         }
 
 

@@ -40,7 +40,7 @@ class Recipe:
         lr: learning rate a level starts with.
         loss_thr: mean square error below which a block is good enough.
         prune_thr: mean square error below which a block stops training, at most loss_thr: the model has as many
-            networks as loss_thr asks for, and they go on beyond it.
+            networks as loss_thr asks for, and they go on beyond it. 0 stops none.
         n_layers, n_hidden, a: the networks (models.network); every trainable a starts at `a`.
         residual: Laplacian pyramid if true, else Gaussian.
         b_chunks: most blocks of a chunk.
@@ -53,6 +53,7 @@ class Recipe:
         coarse_share: the part of loss_thr above which a block of a coarser level gets a network.
         solve_start: whether the output layer begins in closed form.
         weight_sharing: "none", or the way of models.inheritance.
+        zero_grad: whether blocks below prune_thr stay in training with their gradients set to zero.
     """
 
     epochs: tuple[int, ...]
@@ -75,6 +76,7 @@ class Recipe:
     coarse_share: float = 1.0
     solve_start: bool = False
     weight_sharing: str = "none"
+    zero_grad: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,19 @@ class LevelFit:
             copy.blocks.rows = solve_output(self.network, self.inputs, copy.blocks, self._real)
         return copy
 
-    def copy(self, index: Tensor, rows: Tensor, moments: dict, chunk: range | None = None) -> TrainingCopy:
-        """A training copy of the active blocks at `index` of a chunk, with the rows and moments they have reached."""
+    def copy(
+        self,
+        index: Tensor,
+        rows: Tensor,
+        moments: dict,
+        chunk: range | None = None,
+        zeroed: Tensor | None = None,
+    ) -> TrainingCopy:
+        """A training copy of the active blocks at `index` of a chunk, with what they have reached (models.engine)."""
         target = self._part(chunk)
         ids = target.blocks[index]
         kind = self.grid.kind_of(ids, self.level)
-        blocks = Blocks(rows, self.targets.gather(ids), target.amplitude[index], kind, moments)
+        blocks = Blocks(rows, self.targets.gather(ids), target.amplitude[index], kind, moments, zeroed)
         return TrainingCopy(blocks, index, target)
 
     def expect(self, chunk: range) -> None:
@@ -264,10 +273,15 @@ class LevelFit:
         return self._rounds[window].take()
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
-        """Write a copy and its blocks' errors into the level; the copy, pruned of the blocks that are good enough."""
+        """Write a copy and its blocks' errors into the level; the copy that goes on, where `prune` is true without the
+        blocks that are good enough, or with their gradients set to zero.
+        """
         copy.sync()
         self.errors[copy.target.blocks[copy.index]] = mse
-        return copy.pruned(mse < self.recipe.prune_thr) if prune else copy
+        if not prune:
+            return copy
+        done = mse < self.recipe.prune_thr
+        return copy.zeroed(done) if self.recipe.zero_grad else copy.pruned(done)
 
     def state(self, chunk: range) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""

@@ -324,7 +324,7 @@ class Miner(pl.LightningModule):
         else:
             stored = self.store.piece(piece, self.device)
             fit.restore(chunk, stored["target"])
-            copy = fit.copy(stored["index"], stored["rows"], stored["moments"], chunk)
+            copy = fit.copy(stored["index"], stored["rows"], stored["moments"], chunk, stored.get("zeroed"))
         if len(chunk) == len(fit.target):
             fit.targets.forget()
         return Point(fit, chunk, epoch, copy)

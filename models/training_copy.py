@@ -13,7 +13,7 @@ class TrainingCopy:
     """Parameters, moments and targets of the blocks that still train; they shrink together.
 
     As a target network in reinforcement learning: the copy is trained, and what it learns is synced into the target.
-    Zeroed gradients would not do, for the moments would go on moving the blocks.
+    Zeroed gradients do not do: the moments go on moving the blocks, and `zeroed` is there to show it.
 
     Args:
         blocks: the blocks in training.
@@ -42,3 +42,8 @@ class TrainingCopy:
         if len(keep) == len(self):
             return self
         return replace(self, blocks=self.blocks.select(keep), index=self.index[keep])
+
+    def zeroed(self, done: Tensor) -> "TrainingCopy":
+        """This copy with the gradients of the blocks where `done`, bool [n], is true set to zero from now on."""
+        before = self.blocks.zeroed
+        return self.trained(replace(self.blocks, zeroed=done if before is None else before | done))

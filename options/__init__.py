@@ -15,6 +15,7 @@ SAVE_DTYPES = ("float32", "float16", "int8")
 ACTIVATIONS = ("gaussian", "sine")
 SHARING = ("none", "paper", "inherit", "exact")
 OUTPUTS = ("sin", "tanh", "linear")
+PRUNING = ("copy", "zero_grad", "none")
 # What a task takes where nothing is given.
 DEFAULTS = {
     "image": {"patch": 32, "batch_size": 256, "n_layers": 3, "n_hidden": 20, "last_epochs": 200,
@@ -118,6 +119,12 @@ class Options:
         "aims at a PSNR in dB: sets loss_thr and, of an image, width, patch and precision; a miss is said",
         type=float,
         metavar="DB",
+    )
+    pruning: str = option(
+        "copy",
+        "blocks that are good enough leave the training copy, or only have their gradients set to zero, which does not "
+        "stop them, or train on as the others",
+        choices=PRUNING,
     )
     beta2: float = option(0.99, "decay of the second moment of radam and adam", type=float, metavar="B")
     val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")

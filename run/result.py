@@ -48,7 +48,6 @@ def figures_of(path: Path, source: Source, options: Options, limits: Limits, gro
         "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
         "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
         "levels": about["levels"],
-        "engine": pyramid.engine.name,
         "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
         "devices": group.count,
         "peak_host_bytes": peak_host,

@@ -120,10 +120,10 @@ FLOORS = {
     "experiments.claims": 4,
     "experiments.noise": 4,
     "experiments.voxels": 4,
-    "experiments.zeroed": 4,
     "experiments.tried": 4,
     "experiments.curve": 4,
     "experiments.times": 4,
+    "experiments.watched": 4,
 }
 
 # What `models` may take from `datasets`; `datasets` takes nothing from `models`.

@@ -5,6 +5,7 @@ one its small corner runs in float32 under Triton's interpreter, in a process of
 settled for good when it is first imported.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -259,6 +260,8 @@ def test_refusal_has_a_reason():
     inputs, blocks, round_, _ = problem(network, 1, 20, 20, 1, steps=1)
     with pytest.raises(UserError, match="not yogi"):
         engine.train(network, inputs, blocks, round_)
+    with pytest.raises(UserError, match="no --pruning zero_grad"):
+        FusedEngine().train(network, inputs, dataclasses.replace(blocks, zeroed=torch.tensor([True])), round_)
     with pytest.raises(UserError, match="fit on the chip"):
         FusedEngine().predict(Network(210, 256, 3, 1, "sin"), inputs, blocks.rows, blocks.amplitude)
     with pytest.raises(ValueError, match="precision"):
@@ -270,6 +273,7 @@ def test_refusal_on_a_gpu():
     assert refusal(Network(16, 64, 5, 4, "sin"), "adam", DEVICE) is None
     assert refusal(Network(210, 32, 3, 1, "sigmoid"), "radam", DEVICE) is None
     assert "not yogi" in refusal(Network(16, 20, 3, 3, "sin"), "yogi", DEVICE)
+    assert "zero_grad" in refusal(Network(16, 20, 3, 3, "sin"), "radam", DEVICE, zero_grad=True)
     assert "fit on the chip" in refusal(Network(16, 256, 3, 3, "sin"), "radam", DEVICE)
 
 

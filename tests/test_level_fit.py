@@ -139,6 +139,24 @@ def test_only_blocks_below_the_threshold_are_pruned_and_never_move_again(grid):
 
 
 @grids
+def test_blocks_with_zeroed_gradients_stay_in_training_and_move_and_the_others_do_not_notice(grid):
+    recipe = {"epochs": (60,) * 3, "val_freq": 20, "loss_thr": 3e-2, "prune_thr": 2e-2, "n_hidden": 12}
+    usual, fit = make_fit(grid, **recipe), make_fit(grid, zero_grad=True, **recipe)
+    done = torch.zeros(len(fit.target), dtype=torch.bool)
+    pairs = zip(*(rounds(f, f.start(f.chunks()[0])) for f in (usual, fit)), strict=False)
+    for pruned, (trained, mse, left) in pairs:
+        going_on = (~done).nonzero()[:, 0]
+        assert len(trained) == len(done) and pruned[0].index.tolist() == going_on.tolist()
+        assert torch.equal(trained.blocks.rows[going_on], pruned[0].blocks.rows)
+        moved = (fit.target.rows != usual.target.rows).any(1)
+        assert torch.equal(moved, done)
+        done = done | (mse < fit.recipe.prune_thr)
+        assert torch.equal(left.blocks.zeroed, done)
+    # What was done before the last round that both trained.
+    assert moved.any() and len(left) == len(done)
+
+
+@grids
 @pytest.mark.parametrize("level", [0, 1])
 def test_the_error_of_a_level_is_that_of_its_decode(grid, level):
     source = smooth_source(grid.shape, 2)

@@ -73,7 +73,7 @@ OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_s
     --precision tf32 --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
 
 
-MORE = "--output tanh --no-use_amplitude --a 0.2"
+MORE = "--output tanh --no-use_amplitude --a 0.2 --pruning zero_grad"
 
 
 def test_every_option_is_read():
@@ -86,7 +86,7 @@ def test_every_option_is_read():
         coarse_share=0.9, solve_start=False, preset="miner_pl", save_dtype="float32",
         memory=3 * 2**29, precision="tf32",
     )  # fmt: skip
-    assert parse(MORE) == Options(output="tanh", use_amplitude=False, a=0.2)
+    assert parse(MORE) == Options(output="tanh", use_amplitude=False, a=0.2, pruning="zero_grad")
 
 
 def test_options_that_are_given_are_told_from_defaults():

@@ -136,6 +136,7 @@ def cases() -> dict[str, list[str]]:
         "many": [*TINY, "--b_chunks", "4"],
         "files": [*TINY, "--num_epochs", "2", "4", "6", "--b_chunks", "4", "--memory", "64MiB"],
         "gaussian": [*TINY, "--pyr", "gaussian"],
+        "zeroed": [*TINY, "--b_chunks", "4", "--pruning", "zero_grad", "--loss_thr", "0.02"],
         "3d": ["--task", "mesh", "--path", grid_file(), *short, "--n_scales", "2"],
         "one_block": ["--input_size", "5", "3", *short],
         "black": ["--path", "black.png", *short],
@@ -238,7 +239,7 @@ def same_model(folder, a: str, b: str) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ["many", "files", "gaussian", "3d", "one_block", "black"])
+@pytest.mark.parametrize("name", ["many", "files", "gaussian", "zeroed", "3d", "one_block", "black"])
 def test_two_processes_fit_the_model_of_one_bit_for_bit(folder, name):
     assert same_model(folder, f"{name}_1", f"{name}_2")
     one, two = folder["ones"][name], folder["twos"][name]

@@ -1,5 +1,7 @@
 """The reference engine against one plain torch network a block, and blocks alone against blocks in company."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -200,6 +202,28 @@ def test_a_blocks_result_does_not_depend_on_its_tile(case, tile, monkeypatch):
     want = ReferenceEngine().train(network, inputs, blocks, round_)
     monkeypatch.setattr(module, "CPU_TILE", tile)
     assert torch.equal(ReferenceEngine().train(network, inputs, blocks, round_).rows, want.rows)
+
+
+@pytest.mark.parametrize("optimizer", ["radam", "adam", "muon"])
+@pytest.mark.parametrize("tile", [1, 10**9])
+def test_a_block_with_zeroed_gradients_moves_as_its_optimizer_has_it_without_any(optimizer, tile, monkeypatch):
+    monkeypatch.setattr(module, "CPU_TILE", tile)
+    network, inputs, blocks, round_ = company(EVEN[0], "sin", 6)
+    engine = ReferenceEngine(optimizer)
+    trained = engine.train(network, inputs, blocks, round_)
+    zeroed = torch.tensor([True, False, True, True, False, False])
+    found = engine.train(network, inputs, dataclasses.replace(trained, zeroed=zeroed), round_)
+    assert torch.equal(found.zeroed, zeroed)
+    usual = engine.train(network, inputs, trained, round_)
+    assert torch.equal(found.rows[~zeroed], usual.rows[~zeroed])
+    part = trained.select(zeroed.nonzero()[:, 0])
+    by_hand = engine._optimizer(network, part.rows.requires_grad_(), 0.03)
+    by_hand.load_state_dict(part.moments)
+    for lr in round_.lr:
+        by_hand.param_groups[0]["lr"] = lr
+        part.rows.grad = torch.zeros_like(part.rows)
+        by_hand.step()
+    assert torch.equal(found.rows[zeroed], part.rows) and (part.rows != trained.rows[zeroed]).any(1).all()
 
 
 @cases

@@ -8,7 +8,7 @@ from utils import UserError
 
 COUNTS = ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales", "val_freq", "num_epochs")
 AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coarse_share")
-CHOICES = ("task", "pyr", "engine", "precision", "preset", "activation", "output", "weight_sharing")
+CHOICES = ("task", "pyr", "engine", "precision", "preset", "activation", "output", "weight_sharing", "pruning")
 BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
     *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
@@ -81,6 +81,8 @@ IDLE = [
     ("--solve_start", "--output_start 1"),
     ("--n_scales 3 --num_epochs 3 --val_freq 3", "--prune_thr 1e-6"),
     ("--val_freq 200", "--prune_thr 1e-6"),
+    ("--val_freq 200", "--pruning zero_grad"),
+    ("--pruning none --num_epochs 2 4 --val_freq 2 --loss_thr 0.05", "--prune_thr 0.04"),
     ("--engine reference", "--precision tf32"),
 ]
 
@@ -113,6 +115,8 @@ def test_an_option_that_changes_nothing_is_refused(command, added):
         "--weight_sharing exact --n_layers 1 --pyr gaussian",
         "--num_epochs 50 100 --val_freq 50 --prune_thr 1e-6",
         "--val_freq 199 --prune_thr 1e-6",
+        "--val_freq 199 --pruning none",
+        "--pruning zero_grad --prune_thr 1e-6",
         "--num_epochs 7 --weight_sharing paper",
         "--num_epochs 7 8 9 --weight_sharing paper",
         "--preset paper --num_epochs 7 8",

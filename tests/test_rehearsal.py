@@ -62,6 +62,13 @@ def test_there_is_a_part_for_each_round_and_they_never_rise(epochs):
         assert 0 <= course.active <= 1 and 0 <= course.kept <= 1
 
 
+def test_blocks_whose_gradients_are_zeroed_take_time_to_the_end():
+    source, grid = smooth_source((32, 32), 2), Grid((32, 32), (8, 4), 2)
+    easy = {"epochs": (60, 60), "val_freq": 20, "loss_thr": 3e-2, "prune_thr": 2e-2, "n_hidden": 12}
+    assert min(courses_of(source, grid, **easy)[0].training) < 1
+    assert set(courses_of(source, grid, **easy, zero_grad=True)[0].training) == {1.0}
+
+
 def test_where_training_would_take_long_the_rounds_that_were_not_seen_go_on_alike(monkeypatch):
     monkeypatch.setattr(rehearsal, "TRIAL_FLOPS", 1)
     grid = Grid((32, 48), (8, 8), 2)

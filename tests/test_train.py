@@ -30,6 +30,7 @@ from datasets.image_writer import write_image
 from datasets.samples import noise, planet
 from machine import memory
 from models import model_file
+from models.engine import ReferenceEngine
 from options import SAVE_DTYPES, refusals
 from planning import plan
 from run import result
@@ -164,11 +165,20 @@ def test_a_smaller_dtype_makes_a_smaller_file_of_about_the_same_quality():
     assert all(abs(result["psnr"] - results[0]["psnr"]) < 0.5 for result in results)
 
 
-@pytest.mark.parametrize(("waves", "dtype"), [(1, "float32"), (2, "float16"), (2, "int8"), (4, "float32")])
+ZEROED = "--pruning zero_grad --loss_thr 0.02"
+
+
+@pytest.mark.parametrize(
+    ("waves", "options"),
+    [
+        (1, "--save_dtype float32"), (2, "--save_dtype float16"), (2, "--save_dtype int8"), (4, "--save_dtype float32"),
+        (1, ZEROED), (4, ZEROED),
+    ],
+)  # fmt: skip
 def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninterrupted_one(
-    waves, dtype, monkeypatch, epochs
+    waves, options, monkeypatch, epochs
 ):
-    run("--exp_name", "straight", "--b_chunks", "8", "--save_dtype", dtype)
+    run("--exp_name", "straight", "--b_chunks", "8", *options.split())
     rounds = epochs[:]
     monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
     step, seen = models.miner.Miner.training_step, []
@@ -181,7 +191,7 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
 
     monkeypatch.setattr(models.miner.Miner, "training_step", die)
     with pytest.raises(RuntimeError, match="power is gone"):
-        run("--exp_name", "broken", "--b_chunks", "8", "--save_dtype", dtype)
+        run("--exp_name", "broken", "--b_chunks", "8", *options.split())
     monkeypatch.setattr(models.miner.Miner, "training_step", step)
     assert not Path("ckpts/broken/model.safetensors").exists()
     epochs.clear()
@@ -452,6 +462,23 @@ def test_gaussian_pyramids_and_other_optimizers_train():
     yogi = run("--exp_name", "c", "--optimizer", "yogi")
     assert len({r["psnr"] for r in (laplacian, gaussian, yogi)}) == 3
     assert all(np.isfinite(r["psnr"]) for r in (gaussian, yogi))
+
+
+def test_what_becomes_of_good_blocks_changes_the_model_and_without_pruning_they_train_to_the_end():
+    easy = "--num_epochs", "20", "40", "--val_freq", "10", "--loss_thr", "0.02"
+    copied, zeroed, whole = (run(*easy, "--pruning", way)["psnr"] for way in ("copy", "zero_grad", "none"))
+    assert whole > copied != zeroed != whole
+
+
+def test_an_engine_that_cannot_zero_gradients_is_refused_by_name(capsys):
+    assert "--engine fused cannot run this" in refused(capsys, *TINY, "--pruning", "zero_grad", "--engine", "fused")
+
+
+def test_the_engine_of_a_result_is_the_one_that_trained(monkeypatch):
+    # A model that plain torch trained, on a GPU for what the fused kernels do not have, is decoded by those.
+    monkeypatch.setattr(models.model_file, "ReferenceEngine", type("Other", (ReferenceEngine,), {"name": "other"}))
+    monkeypatch.setattr(models.model_file, "choose_engine", lambda *_: (models.model_file.ReferenceEngine(), None))
+    assert run()["engine"] == "reference"
 
 
 def test_target_psnr_sets_the_threshold():

@@ -62,6 +62,17 @@ def test_pruned_blocks_never_move_again_and_the_others_train_as_if_none_had_been
     assert torch.equal(target.rows[moving], pruned.blocks.rows)
 
 
+def test_zeroed_gradients_add_up_go_with_their_blocks_and_leave_all_of_them_in_training():
+    _, copy = start(4)
+    first, second = (torch.tensor(done) for done in ([True, False, False, False], [False, False, True, False]))
+    zeroed = copy.zeroed(first).zeroed(second)
+    assert zeroed.blocks.zeroed.tolist() == [True, False, True, False] and copy.blocks.zeroed is None
+    assert len(zeroed) == 4 and zeroed.pruned(first).blocks.zeroed.tolist() == [False, True, False]
+    usual, after = train(copy), train(zeroed)
+    moved = (after.blocks.rows != copy.blocks.rows).any(1)
+    assert moved.all() and (after.blocks.rows == usual.blocks.rows).all(1).tolist() == [False, True, False, True]
+
+
 def test_a_copy_of_no_blocks_is_trained_synced_and_pruned():
     target, copy = start(1)
     empty = copy.pruned(torch.tensor([True]))

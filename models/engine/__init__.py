@@ -18,17 +18,19 @@ def choose_engine(
     optimizer: str = "radam",
     beta2: float = BETA_2,
     precision: str = "bfloat16",
+    zero_grad: bool = False,
 ):
     """The engine called `name` for networks of this shape, and why "auto" did not take the fused one on a GPU, or None.
 
     Args:
         name: "reference", "fused", or "auto": fused where it can run, else reference.
         precision: of the products of the fused one; the reference has float32.
+        zero_grad: whether it is to train blocks whose gradients are set to zero.
 
     Raises:
         UserError: "fused" cannot run this.
     """
-    reason = None if name == "reference" else _refusal(network, optimizer, device)
+    reason = None if name == "reference" else _refusal(network, optimizer, device, zero_grad)
     if name == "fused" and reason:
         raise UserError(f"--engine fused cannot run this: {reason}: use --engine auto or reference")
     if name == "reference" or reason:
@@ -38,7 +40,7 @@ def choose_engine(
     return FusedEngine(optimizer, precision, beta2), None
 
 
-def _refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
+def _refusal(network: Network, optimizer: str, device: torch.device, zero_grad: bool) -> str | None:
     # Nothing that only a GPU needs is imported without one.
     if device.type != "cuda":
         return f"it needs a GPU, and this is a {device.type}"
@@ -46,4 +48,4 @@ def _refusal(network: Network, optimizer: str, device: torch.device) -> str | No
         from models.engine.fused import refusal
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    return refusal(network, optimizer, device)
+    return refusal(network, optimizer, device, zero_grad)

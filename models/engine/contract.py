@@ -24,6 +24,7 @@ class Blocks:
         amplitude: [n], the scale of a sin output.
         kind: [n] int64, which cells of a block are real (Grid.kind_of).
         moments: an optimizer's state_dict over `rows`, empty before the first round.
+        zeroed: [n] bool, whose gradients are set to zero before each step; nobody's if None.
     """
 
     rows: Tensor
@@ -31,6 +32,7 @@ class Blocks:
     amplitude: Tensor
     kind: Tensor
     moments: dict = field(default_factory=dict)
+    zeroed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,6 +45,7 @@ class Blocks:
             self.amplitude[index],
             self.kind[index],
             map_rows(lambda x: x[index], self.rows.shape, self.moments),
+            None if self.zeroed is None else self.zeroed[index],
         )
 
 

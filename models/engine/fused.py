@@ -129,7 +129,7 @@ class FusedEngine:
         Raises:
             UserError: if `refusal` has a reason.
         """
-        plan = self._plan(network, blocks.rows.device)
+        plan = self._plan(network, blocks.rows.device, zero_grad=blocks.zeroed is not None)
         if not len(blocks) or not round_.lr:
             return blocks
         rows = blocks.rows.detach().clone()
@@ -230,9 +230,12 @@ class FusedEngine:
             **LAUNCH,
         )
 
-    def _plan(self, network: Network, device: torch.device) -> Plan:
+    def _plan(self, network: Network, device: torch.device, zero_grad: bool = False) -> Plan:
         interpreted = INTERPRETED and device.type == "cpu"
-        reason = _misfit(network, self.optimizer) if interpreted else refusal(network, self.optimizer, device)
+        if interpreted:
+            reason = _misfit(network, self.optimizer, zero_grad)
+        else:
+            reason = refusal(network, self.optimizer, device, zero_grad)
         if reason:
             raise UserError(f"--engine fused cannot run: {reason}; use --engine auto")
         return plan_of(network)
@@ -244,20 +247,26 @@ def plan_of(network: Network) -> Plan:
     return Plan(network)
 
 
-def refusal(network: Network, optimizer: str, device: torch.device) -> str | None:
-    """Why the fused engine cannot train this network with this optimizer on this device; None if it can."""
+def refusal(network: Network, optimizer: str, device: torch.device, zero_grad: bool = False) -> str | None:
+    """Why the fused engine cannot train this network with this optimizer on this device; None if it can.
+
+    Args:
+        zero_grad: whether blocks may come whose gradients are set to zero.
+    """
     if device.type != "cuda":
         return f"it needs a GPU, and this is a {device.type}"
     if torch.version.hip:
         return "it needs an NVIDIA GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs a GPU of compute capability 8.0 or later"
-    return _misfit(network, optimizer)
+    return _misfit(network, optimizer, zero_grad)
 
 
-def _misfit(network: Network, optimizer: str) -> str | None:
+def _misfit(network: Network, optimizer: str, zero_grad: bool) -> str | None:
     if optimizer not in TORCH:
         return f"it has {' and '.join(TORCH)}, not {optimizer}"
+    if zero_grad:
+        return "it has no --pruning zero_grad"
     if network.omega_0 is not None:
         return "it has no sinusoidal hidden layers"
     if network.output not in ("sigmoid", "sin"):

@@ -140,6 +140,8 @@ class ReferenceEngine:
             rows.grad = None
             prediction = forward(network, rows, tile.amplitude, inputs.index_select(1, shown))[:, :, : len(cells)]
             balanced_loss(block_mse(prediction, tile.targets.index_select(2, cells))).backward()
+            if tile.zeroed is not None:
+                rows.grad.masked_fill_(tile.zeroed[:, None], 0)
             optimizer.step()
         tile.rows, tile.moments = rows.detach(), optimizer.state_dict()
         return tile
