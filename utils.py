@@ -1,6 +1,7 @@
 """What every room may use: user errors, atomic writes, stateless random numbers, measured memory."""
 
 import contextlib
+import ctypes
 import errno
 import functools
 import gc
@@ -33,6 +34,11 @@ PARTS = (
     "planning/*.py",
     "run/*.py",
 )
+
+# Of the packages that OpenCV comes in there is one.
+OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
+# Where the kernel says what the processors are.
+CPUS = Path("/proc/cpuinfo")
 
 
 class UserError(Exception):
@@ -203,13 +209,43 @@ def process_seconds() -> float:
         return float(uptime.read().split()[0]) - started
 
 
-def versions() -> dict[str, str]:
-    """Of this program, of Python and of the libraries that a result depends on."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Of this program, of Python and of the libraries and the driver that a result on a device depends on."""
     found = {"miner": program(), "python": platform.python_version()}
-    for package in ("torch", "pytorch-lightning", "numpy", "triton"):
+    for package in ("torch", "pytorch-lightning", "numpy", "triton", *OPENCV):
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
+            found["opencv" if package in OPENCV else package] = version(package)
+    if device.type == "cuda":
+        found["cuda"] = torch.version.cuda or f"HIP {torch.version.hip}"
+        if driver := _driver():
+            found["driver"] = driver
     return found
+
+
+@functools.cache
+def _driver(library: str = "libnvidia-ml.so.1") -> str | None:
+    """The version of NVIDIA's driver, as nvidia-smi asks for it; None where it cannot be known."""
+    said = ctypes.create_string_buffer(96)
+    try:
+        nvml = ctypes.CDLL(library)
+        if nvml.nvmlInit_v2():
+            return None
+        failed = nvml.nvmlSystemGetDriverVersion(said, len(said))
+        nvml.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    return None if failed else said.value.decode()
+
+
+def device_name(device: torch.device) -> str:
+    """What a GPU or a CPU calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in CPUS.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "cpu"
 
 
 @functools.cache

@@ -24,12 +24,14 @@ import torch
 import opt
 from datasets.grid import Grid
 from options import Options
-from utils import jsonable, versions
+from utils import device_name, jsonable, versions
 
 KEPT = (
     "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
     "peak_host_bytes", "engine", "precision", "device", "seed", "versions", "options",
 )  # fmt: skip
+# Of rows that train nothing, and of those that fail.
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
         return None
     from experiments.variants import applied
 
-    facts = dataclasses.asdict(row) | {"tiny": tiny, "alone": alone, "versions": versions(), "device": "cpu"}
+    facts = dataclasses.asdict(row) | {
+        "tiny": tiny,
+        "alone": alone,
+        "versions": versions(CPU),
+        "device": device_name(CPU),
+    }
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant == "voxels":

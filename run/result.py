@@ -2,12 +2,9 @@
 
 import dataclasses
 import math
-import platform
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import opt
 import utils
@@ -48,12 +45,12 @@ def figures_of(path: Path, source: Source, options: Options, limits: Limits, gro
         "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
         "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
         "levels": about["levels"],
-        "device": torch.cuda.get_device_name() if source.device.type == "cuda" else platform.processor() or "cpu",
+        "device": utils.device_name(source.device),
         "devices": group.count,
         "peak_host_bytes": peak_host,
         "peak_device_bytes": peak_device,
         "seed": options.seed,
-        "versions": utils.versions(),
+        "versions": utils.versions(source.device),
         "options": dataclasses.asdict(options),
     }
 

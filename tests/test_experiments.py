@@ -191,6 +191,8 @@ def test_winners_are_shown_picture_by_picture(tmp_path):
 
 def test_results_of_several_states_of_the_program_say_which():
     found = [{"name": n, "device": "cpu", "versions": {"miner": n}, "about": {}} for n in ("1", "2", "1")]
+    newer = found[0] | {"device": "Some CPU", "versions": {"miner": "1", "opencv": "5"}}
+    assert "a: cpu, miner 1.\n\nb: Some CPU, miner 1, opencv 5." in states([found[0], newer])[0]
     where, marked = states(found)
     assert [result["about"]["by"] for result in marked] == ["a", "b", "a"] and "a: cpu, miner 1." in where
     assert states(found[:1]) == ("cpu, miner 1.", found[:1])

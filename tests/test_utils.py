@@ -1,10 +1,14 @@
 """Hashes, atomic writes and the one-line ending of a command."""
 
+import ctypes
 import errno
 import json
 import math
+import platform
+import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,9 +177,44 @@ def test_a_missing_package_is_named():
     assert "needs the package mcubes: pip install" in complaint(ModuleNotFoundError("no", name="mcubes"))
 
 
+CPU = torch.device("cpu")
+
+
+def test_what_a_result_ran_on_is_named_and_what_cannot_be_known_is_left_out(tmp_path, monkeypatch):
+    assert {"miner", "python", "torch", "numpy", "opencv"} <= utils.versions(CPU).keys()
+    assert not utils.versions(CPU).keys() & {"cuda", "driver"}
+    monkeypatch.setattr(utils, "CPUS", tmp_path / "cpuinfo")
+    assert utils.device_name(CPU) in (platform.processor(), platform.machine())
+    utils.CPUS.write_text("processor\t: 0\nmodel name\t: Some: CPU 9\nmodel name\t: Some: CPU 9\n")
+    assert utils.device_name(CPU) == "Some: CPU 9"
+    # No library, and one of another kind.
+    assert utils._driver("libnone.so.1") is None and utils._driver("libc.so.6") is None
+
+
+@pytest.mark.parametrize(("begun", "asked", "driver"), [(0, 0, "580.1"), (9, 0, None), (0, 9, None)])
+def test_the_driver_is_what_its_library_says(begun, asked, driver, monkeypatch):
+    def ask(said, size):
+        said.value = b"580.1"
+        return asked
+
+    nvml = SimpleNamespace(nvmlInit_v2=lambda: begun, nvmlSystemGetDriverVersion=ask, nvmlShutdown=lambda: 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: nvml)
+    assert utils._driver.__wrapped__() == driver
+
+
+@pytest.mark.gpu
+def test_a_gpu_s_driver_and_cuda_are_named():
+    device = torch.device("cuda")
+    found = utils.versions(device)
+    assert found["cuda"] == torch.version.cuda and re.fullmatch(r"\d+\.[\d.]+", found["driver"])
+    assert utils.device_name(device) == torch.cuda.get_device_name(device)
+
+
 def test_the_program_says_its_version_as_the_citation_does_and_tells_changed_files_apart(tmp_path, monkeypatch):
     citation = (Path(utils.__file__).parent / "CITATION.cff").read_text().splitlines()
-    assert f"version: {utils.VERSION}" in citation and utils.versions()["miner"].startswith(f"{utils.VERSION} (files ")
+    assert f"version: {utils.VERSION}" in citation and utils.versions(CPU)["miner"].startswith(
+        f"{utils.VERSION} (files "
+    )
     monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
     seen = set()
     for text in ("a", "b"):
