@@ -20,8 +20,9 @@ from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
 from models.engine import choose_engine
-from models.level_fit import Recipe, level_network
+from models.level_fit import level_network
 from models.pyramid import Pyramid
+from models.recipe import Recipe
 from options import Options
 from options.refusals import idle
 from planning import plan
@@ -159,7 +160,6 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
     run_facts["limits"] = {"row_bytes": limits.row_bytes}
 
-    warm_up.wait(kernels, quiet=options.quiet or not group.first)
     callbacks = [
         Figures(),
         *([] if options.quiet else [Progress()]),
@@ -169,6 +169,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     if group.first:
         logger = TensorBoardLogger("logs", name=options.exp_name, version="", default_hp_metric=False)
         logger.log_hyperparams(run_facts["options"])
+        # Lightning would write them while the clock of the fit runs.
+        logger.save()
+    warm_up.wait(kernels, quiet=options.quiet or not group.first)
     with calm_lightning(), Draft(model_path, group) as draft:
         # A Trainer for this process's own device, that knows of no others: one that does exchanges a word with them at
         # every batch, and a process that trains fewer rounds would leave the rest waiting.

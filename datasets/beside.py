@@ -16,8 +16,7 @@ class Beside:
     """
 
     def __init__(self, device: torch.device):
-        self._device, self._stream = device, _stream(device)
-        self._thread = ThreadPoolExecutor(1, "beside")
+        self._device, self._stream, self._thread = device, _stream(device), _thread(device)
 
     def begin(self, work: Callable[[], Tensor]) -> Future:
         """Begin some work, which sees what the caller has put on the GPU before."""
@@ -41,6 +40,13 @@ class Beside:
 
 
 @functools.cache
+def _thread(device: torch.device) -> ThreadPoolExecutor:
+    """One for all too, as to begin a thread can take milliseconds."""
+    return ThreadPoolExecutor(1, "beside")
+
+
+@functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """One for all, since torch gives memory that is free again to work on the same stream only."""
-    return torch.cuda.Stream(device)
+    # Before rounds of training, which have the lowest priority and many blocks in wait.
+    return torch.cuda.Stream(device, priority=-1)

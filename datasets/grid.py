@@ -8,6 +8,7 @@ Arrays of cells are shaped [*space, channels]; blocks of cells are shaped [n, ch
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,6 +179,12 @@ class Grid:
                 kind += (rest % count == count - 1) << axis
             rest = rest // count
         return kind
+
+    def kinds(self, level: int) -> set[int]:
+        """The kinds of the blocks of a level."""
+        sizes = zip(self.level_box(level).stop, self.patch, strict=True)
+        axes = ([0] * (n >= p) + [1 << axis] * (n % p > 0) for axis, (n, p) in enumerate(sizes))
+        return set(map(sum, itertools.product(*axes)))
 
     def count_real(self, kinds: Tensor, level: int) -> Tensor:
         """How many cells of blocks of these kinds, int64 [n], are not padding, int64 [n] on the device of `kinds`."""

@@ -13,7 +13,8 @@ from datasets.excerpt import excerpt
 from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
 from datasets.source import Source
-from models.level_fit import LevelFit, Recipe
+from models.level_fit import LevelFit
+from models.recipe import Recipe
 
 # Values of the finest level that a guess looks at, and seconds that are left from which on a run is worth one.
 GUESSED_VALUES, WORTH_A_GUESS = 2**22, 10.0

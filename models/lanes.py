@@ -1,30 +1,70 @@
 """Work of a GPU that overlaps: the lanes in which chunks train, and what all of them use though one has made it.
 
 A GPU does one after another what is put on one of its streams. Of two chunks on streams of their own one goes on while
-the host prunes the other, and fills the processors that the other's last blocks leave idle.
+the host prunes the other, and fills the processors that the other's last blocks leave idle. A round of training has
+many blocks that wait for a processor; so that all else need not wait until they have had theirs, rounds have a lower
+priority than the lanes.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
+# Of the streams of a fit, for all work but rounds of training; those that torch makes otherwise have 0, the lowest.
+PRIORITY = -1
+
+
+@contextlib.contextmanager
+def first_lane(device: torch.device) -> Iterator[None]:
+    """Do what a fit does on its first lane; for the rest of the program it is as if the usual stream had done it."""
+    if device.type != "cuda":
+        yield
+        return
+    usual, first = torch.cuda.default_stream(device), _lane(device, 0)
+    first.wait_stream(usual)
+    with torch.cuda.stream(first):
+        yield
+    usual.wait_stream(first)
+
 
 def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
-    """Where chunks train at the same time: on a GPU the usual stream and another, which waits for what is on the first
-    so far. A CPU has one lane, as a chunk keeps all cores busy.
+    """Where chunks train at the same time: on a GPU on two streams, which wait for what is on the current one so far.
+    A CPU has one lane, as a chunk keeps all cores busy.
     """
     if device.type != "cuda":
         return [None]
-    _second(device).wait_stream(torch.cuda.default_stream(device))
-    return [torch.cuda.default_stream(device), _second(device)]
+    found, here = [_lane(device, n) for n in range(2)], torch.cuda.current_stream(device)
+    for lane in found:
+        lane.wait_stream(here)
+    return found
 
 
 def join(device: torch.device) -> None:
-    """Make the usual stream, which is that of other threads too, wait for what was put on the other lane."""
+    """Make the current stream and the usual one, which is that of other threads, wait for what was put on the lanes."""
     if device.type == "cuda":
-        torch.cuda.default_stream(device).wait_stream(_second(device))
+        for waiting in (torch.cuda.current_stream(device), torch.cuda.default_stream(device)):
+            for lane in range(2):
+                waiting.wait_stream(_lane(device, lane))
+
+
+@contextlib.contextmanager
+def giving_way(device: torch.device) -> Iterator[None]:
+    """Launch a round of training in its turn on the current stream, and so that it gives way to what is on others.
+
+    Nothing may be allocated in it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    here = torch.cuda.current_stream(device)
+    behind = _behind(here)
+    behind.wait_stream(here)
+    with torch.cuda.stream(behind):
+        yield
+    here.wait_stream(behind)
 
 
 def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -82,6 +122,11 @@ def made_once(most: int) -> Callable[[Callable], Callable]:
 
 
 @functools.cache
-def _second(device: torch.device) -> torch.cuda.Stream:
-    """One for all, since torch gives memory that is free again to work on the same stream only."""
-    return torch.cuda.Stream(device)
+def _lane(device: torch.device, number: int) -> torch.cuda.Stream:
+    """The same for all fits, since torch gives memory that is free again to work on the same stream only."""
+    return torch.cuda.Stream(device, priority=PRIORITY)
+
+
+@functools.cache
+def _behind(lane: torch.cuda.Stream) -> torch.cuda.Stream:
+    return torch.cuda.Stream(lane.device)

@@ -9,13 +9,13 @@ from datasets.residual import LevelTargets
 from machine.ranks import Ranks
 from metrics import psnr
 from models.block_mlp import BlockMLP
-from models.engine import Blocks, Round
+from models.engine import Blocks
 from models.engine.closed_form import solve_output
-from models.engine.contract import cell_order, cosine_lr, steps_per_epoch
 from models.inheritance import Inheritance
-from models.lanes import Made
 from models.network import COLOUR, Network
 from models.precision import PackedRows, pack, rounded
+from models.recipe import Recipe
+from models.rounds import Rounds
 from models.training_copy import TrainingCopy
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
@@ -24,59 +24,6 @@ from models.training_copy import TrainingCopy
 # work.
 LEFT = 1 / 4
 LEAST = {"cpu": 32, "cuda": 1024}
-# Cells of steps that are kept for other chunks, and rounds that are whatever they take: two that go on, and the next of
-# each.
-KEPT_CELLS, KEPT_ROUNDS = 2**21, 4
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How levels are trained.
-
-    Args:
-        epochs: of each level, finest first: epochs[j] of level j.
-        val_freq: epochs between two prunings.
-        batch_size: cells of a block that a step sees.
-        lr: learning rate a level starts with.
-        loss_thr: mean square error below which a block is good enough.
-        prune_thr: mean square error below which a block stops training, at most loss_thr: the model has as many
-            networks as loss_thr asks for, and they go on beyond it. 0 stops none.
-        n_layers, n_hidden, a: the networks (models.network); every trainable a starts at `a`.
-        residual: Laplacian pyramid if true, else Gaussian.
-        b_chunks: most blocks of a chunk.
-        seed: of weights and cell order.
-        save_dtype: how the file will hold the rows (models.precision).
-        output: what networks of a residual end in (models.network).
-        omega_0: frequency of sinusoidal hidden layers, None of Gaussian ones.
-        use_amplitude: whether a block's output is scaled by its largest residual.
-        output_start: the size of the output layer's start, as a part of the usual.
-        coarse_share: the part of loss_thr above which a block of a coarser level gets a network.
-        solve_start: whether the output layer begins in closed form.
-        weight_sharing: "none", or the way of models.inheritance.
-        zero_grad: whether blocks below prune_thr stay in training with their gradients set to zero.
-    """
-
-    epochs: tuple[int, ...]
-    val_freq: int
-    batch_size: int
-    lr: float
-    loss_thr: float
-    prune_thr: float
-    n_layers: int
-    n_hidden: int
-    a: float
-    residual: bool
-    b_chunks: int
-    seed: int
-    save_dtype: str = "float32"
-    output: str = "sin"
-    omega_0: float | None = None
-    use_amplitude: bool = True
-    output_start: float = 1.0
-    coarse_share: float = 1.0
-    solve_start: bool = False
-    weight_sharing: str = "none"
-    zero_grad: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,10 +68,6 @@ def cut(spans: list[range], most: int, ranks: int = 1, least: int = 1) -> list[r
     return chunks
 
 
-def _size(made: Made) -> int:
-    return sum(cells.numel() for cells in made.value.cells)
-
-
 class LevelFit:
     """The target network of a level and the error of each of its blocks while chunks of it are trained.
 
@@ -138,6 +81,7 @@ class LevelFit:
         inheritance: where networks begin with those of the coarser level.
         row_bytes: the most bytes of rows that are held; where there are more, only those of a chunk are, and who runs
             the level writes them to a file when the chunk is done (`finished_rows`, `finish`).
+        rounds: the steps of all levels of a run.
     """
 
     def __init__(
@@ -149,11 +93,13 @@ class LevelFit:
         ranks: Ranks | None = None,
         inheritance: Inheritance | None = None,
         row_bytes: int = 2**62,
+        rounds: Rounds | None = None,
     ):
         self.targets, self.recipe, self.inputs, self.engine = targets, recipe, inputs, engine
         self.ranks, self.inheritance = ranks or Ranks(), inheritance
         self.grid, self.level = targets.grid, targets.level
         self.epochs = recipe.epochs[self.level]
+        self.rounds = rounds or Rounds(self.grid, targets.source.device)
         self.energy, amplitude = targets.survey(self.ranks)
         if not recipe.use_amplitude:
             amplitude.fill_(1)
@@ -166,17 +112,12 @@ class LevelFit:
         rows = self.energy.new_zeros(len(active) if self.holds_rows else 0, size)
         self.target = BlockMLP(self.network, active, amplitude[active], rows, recipe.save_dtype)
         self._parts: dict[range, BlockMLP] = {}
-        self._rounds: dict[range, Made] = {}
         # Until it is trained a block is as wrong as its residual.
         self.errors = self.energy.clone()
         kind = self.grid.kind_of(torch.arange(len(self.energy), device=active.device), self.level)
         self._weights = self.grid.count_real(kind, self.level)
-        present = set(kind.unique().tolist())
         self._before = self._mean(self.energy)
-        self._real = [
-            self.grid.real_cells(kind, self.level)[: None if kind in present else 0].to(active.device)
-            for kind in range(self.grid.n_kinds)
-        ]
+        self._real = self.rounds.real(self.level)
 
     def chunks(self, known: list[range] | None = None) -> list[range]:
         """The active blocks, cut for the processes there are: first what is `known` as it is, then what lies between.
@@ -204,8 +145,16 @@ class LevelFit:
         """Of the level, given the gain of all processes."""
         return psnr(self._before - gain)
 
+    def figures(self, mse: Tensor) -> tuple[float, float]:
+        """The mean of some blocks' errors [n], and `gain`, for which the host waits once."""
+        loss, error = torch.stack([mse.mean(), self._weighted(self.errors)]).tolist()
+        return loss, self._before - error
+
     def _mean(self, errors: Tensor) -> float:
-        return ((errors * self._weights).sum() / self._weights.sum()).item()
+        return self._weighted(errors).item()
+
+    def _weighted(self, errors: Tensor) -> Tensor:
+        return (errors * self._weights).sum() / self._weights.sum()
 
     def start(self, chunk: range) -> TrainingCopy:
         """The networks that a chunk begins with: fresh ones, or heirs."""
@@ -250,27 +199,12 @@ class LevelFit:
 
         The error is that of the rows as the file will hold them; training goes on from the rows as they are.
         """
-        blocks = self.engine.train(self.network, self.inputs, copy.blocks, self._round(window))
+        round_ = self.rounds.take(self.recipe, self.level, window)
+        blocks = self.engine.train(self.network, self.inputs, copy.blocks, round_)
         kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
         mse = self.engine.errors(self.network, self.inputs, kept, self._real)
-        if window.stop < self.epochs:
-            # While a GPU trains, so that the next round can begin at once.
-            self._round(range(window.stop, min(window.stop + len(window), self.epochs)))
+        self.rounds.make_next(self.recipe, self.level, window)
         return copy.trained(blocks), mse
-
-    def _round(self, window: range) -> Round:
-        """The steps of some epochs, the same for all chunks, and so made once."""
-        if window not in self._rounds:
-            steps = steps_per_epoch(self.grid.block_cells, self.recipe.batch_size)
-            cells = [cell_order(self.recipe.seed, self.level, window, real, steps) for real in self._real]
-            lr = [cosine_lr(self.recipe.lr, epoch, self.epochs) for epoch in window for _ in range(steps)]
-            round_ = Round(cells, lr, self.recipe.lr)
-            # What the engine of a GPU wants of it is made here too, before another lane takes it.
-            table = round_.table if self.energy.is_cuda else ()
-            self._rounds[window] = Made(round_, [*cells, *table])
-            while len(self._rounds) > KEPT_ROUNDS and sum(map(_size, self._rounds.values())) > KEPT_CELLS:
-                del self._rounds[next(iter(self._rounds))]
-        return self._rounds[window].take()
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
         """Write a copy and its blocks' errors into the level; the copy that goes on, where `prune` is true without the

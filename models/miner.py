@@ -24,11 +24,13 @@ from models.engine.contract import cosine_lr
 from models.flight import Point, Wave, first_row, level_state, piece_name, rows_name
 from models.forecast import Forecast, guess
 from models.inheritance import Inheritance
-from models.lanes import join, lanes, to_host
-from models.level_fit import LevelFit, LevelReport, Recipe
+from models.lanes import first_lane, join, lanes, to_host
+from models.level_fit import LevelFit, LevelReport
 from models.network import Network
 from models.precision import PackedRows, columns, table_bytes
 from models.pyramid import Pyramid
+from models.recipe import Recipe
+from models.rounds import Rounds
 from models.rows import Segment
 from models.store import Store
 
@@ -74,6 +76,7 @@ class Miner(pl.LightningModule):
         self.source, self.pyramid, self.recipe, self.engine = source, pyramid, recipe, engine
         self.store, self.facts, self.limits, self.draft = store, facts, limits, draft
         self.max_time, self.ranks = max_time, ranks or Ranks()
+        self._all_rounds = Rounds(pyramid.grid, source.device)
         self.reports: list[LevelReport] = []
         self.wave: Wave | None = None
         self.stopped_early = False
@@ -118,7 +121,8 @@ class Miner(pl.LightningModule):
         self._waves = self._levels()
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        self.wave = next(self._waves, None)
+        with first_lane(self.device):
+            self.wave = next(self._waves, None)
         if self.wave is None:
             self.trainer.should_stop = True
 
@@ -143,7 +147,8 @@ class Miner(pl.LightningModule):
         sizes = self.limits.strip_cells, self.limits.kept_values
         targets = LevelTargets(self.source, prediction, grid, level, self.recipe.residual, *sizes)
         heirs, room = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
-        fit = LevelFit(targets, self.recipe, self.pyramid.inputs, self.engine, self.ranks, heirs, room)
+        inputs = self.pyramid.inputs
+        fit = LevelFit(targets, self.recipe, inputs, self.engine, self.ranks, heirs, room, self._all_rounds)
         if not level and not fit.holds_rows:
             self._begin_draft(fit)
         pieces, self._restored = self._stored(level), []
@@ -255,31 +260,36 @@ class Miner(pl.LightningModule):
             fit.end(chunk)
 
     def _rounds(self, fit: LevelFit, chunks: list[range], number: int) -> Iterator[Wave | None]:
-        """Train a chunk in flight through all its rounds."""
-        chunk = chunks[number]
+        """Train a chunk in flight through all its rounds; each is told of while the next goes on."""
+        chunk, wave = chunks[number], None
         while (point := self._points[number]).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
             started = time.perf_counter()
             window = self._window(point)
             copy, mse = fit.train(point.copy, window)
+            if wave:
+                yield wave
             yield None
             at_end = window.stop % self.recipe.val_freq == 0 or window.stop == fit.epochs
             point = Point(fit, chunk, window.stop, fit.sync(copy, mse, prune=at_end))
             self._points = {**self._points, number: point}
-            loss, ended = mse.mean().item(), time.perf_counter()
+            loss, gain = fit.figures(mse)
+            ended = time.perf_counter()
             # Of the time that two rounds share the first has what came before its end.
             seconds, self._ended = ended - max(started, self._ended), ended
             self._work += len(copy) * len(window)
             self._work_seconds += seconds
             self._forecast.trained(fit.level, window.stop, len(window), len(copy), len(point.copy), seconds)
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
-            gain, rate = self.ranks.pool(f"level_{fit.level}", [fit.gain, rate])
+            gain, rate = self.ranks.pool(f"level_{fit.level}", [gain, rate])
             lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
             round_ = -(-window.stop // self.recipe.val_freq)
             where = fit.level, number, len(chunks), round_, window.stop, fit.epochs, self._level_epochs(fit, chunks)
             if time.perf_counter() - self._committed > SECONDS_BETWEEN_COMMITS:
                 self.begin_commit()
             self._later = sum(map(len, chunks[max(self._points) + 1 :]))
-            yield Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate)
+            wave = Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate)
+        if wave:
+            yield wave
         state = fit.state(chunk)
         if not fit.holds_rows:
             self._write_rows(fit, chunk)

@@ -205,6 +205,9 @@ class Store:
         self._tables.clear()
         self._begun = None
         self._waiting, self._written, self._elsewhere = {}, {}, {}
+        self._thread.submit(self._remove).result()
+
+    def _remove(self) -> None:
         if self.root.is_dir():
             (self.root / JOURNAL).unlink(missing_ok=True)
             for folder in (*(path for path in self.root.iterdir() if path.is_dir()), self.root):

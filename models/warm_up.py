@@ -15,8 +15,9 @@ from datasets.grid import Grid
 from datasets.residual import LevelTargets
 from datasets.source import ArraySource, Signal
 from models.encoding import Encoding
-from models.level_fit import LevelFit, Recipe
+from models.level_fit import LevelFit
 from models.pyramid import Pyramid
+from models.recipe import Recipe
 from utils import hash_uniform
 
 # Seconds after which what has not ended is compiling.

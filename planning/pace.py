@@ -15,10 +15,11 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.engine import Blocks, Round
 from models.engine.contract import cell_order, steps_per_epoch
-from models.level_fit import Recipe, level_network
+from models.level_fit import level_network
 from models.network import Network
 from models.precision import pack, rounded
 from models.pyramid import Pyramid
+from models.recipe import Recipe
 from run.report import quality
 
 # Blocks and steps that are timed, and cells of what is decoded.

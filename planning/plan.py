@@ -8,9 +8,10 @@ from datasets.source import Source
 from machine.memory import CHUNKS, GPU_CHUNKS, STRIP_VALUE_BYTES, Limits, chunk_bytes
 from models.encoding import Encoding
 from models.engine.contract import steps_per_epoch
-from models.level_fit import Recipe, level_network
+from models.level_fit import level_network
 from models.network import Network
 from models.precision import row_bytes
+from models.recipe import Recipe
 from planning.pace import Pace, measure
 from planning.rehearsal import rehearse
 from run.report import MOST_SURFACE_CELLS, SSIM_STRIP_CELLS, SSIM_VALUE_BYTES

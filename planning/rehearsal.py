@@ -14,7 +14,8 @@ from datasets.excerpt import Excerpt, excerpt
 from datasets.grid import Box, Grid
 from datasets.residual import LevelTargets
 from datasets.source import Source, points
-from models.level_fit import LevelFit, Recipe
+from models.level_fit import LevelFit
+from models.recipe import Recipe
 
 # Values of the finest level that are surveyed.
 SURVEYED_VALUES = 2**24

@@ -82,6 +82,8 @@ FLOORS = {
     "models.training_copy": 2,
     "models.inheritance": 2,
     "models.level_fit": 2,
+    "models.recipe": 2,
+    "models.rounds": 2,
     "models.forecast": 2,
     "models.store": 2,
     "models.miner": 3,

@@ -160,6 +160,7 @@ def test_kinds_and_real_cells_against_brute_force(grid):
             block, place = cell_in_block(grid, cell)
             real[np.ravel_multi_index(block, grid.block_counts(level))].add(int(place))
         kinds = grid.kind_of(torch.arange(grid.n_blocks(level)), level)
+        assert grid.kinds(level) == set(kinds.tolist())
         assert set(kinds.tolist()) <= set(range(grid.n_kinds))
         for kind, cells in zip(kinds.tolist(), real, strict=True):
             assert grid.real_cells(kind, level).tolist() == sorted(cells)

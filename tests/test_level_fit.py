@@ -15,9 +15,10 @@ from datasets.source import ArraySource, Signal
 from models.encoding import Encoding
 from models.engine import Blocks, ReferenceEngine
 from models.inheritance import Inheritance
-from models.level_fit import LevelFit, Recipe, cut
+from models.level_fit import LevelFit, cut
 from models.precision import DTYPES, PackedRows, rounded
 from models.pyramid import Pyramid
+from models.recipe import Recipe
 from models.rows import Segment
 
 RECIPE = Recipe(

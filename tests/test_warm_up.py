@@ -10,7 +10,7 @@ import torch
 from models import warm_up
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
-from models.level_fit import Recipe
+from models.recipe import Recipe
 
 RECIPE = Recipe(
     epochs=(9, 9, 9, 9), val_freq=3, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,

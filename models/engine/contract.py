@@ -112,8 +112,9 @@ def joined(cells: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Cells [s, b_kind] of each kind as one table int32 [kinds, s, most], padded with 0, and b_kind, int32 [kinds]."""
     counts = [part.shape[1] for part in cells]
     table = torch.stack([F.pad(part.int(), (0, max(counts) - part.shape[1])) for part in cells])
-    # Not to wait for the round that runs on the GPU.
-    return table, torch.tensor(counts, dtype=torch.int32).to(table.device, non_blocking=True)
+    # From pinned memory, not to wait for the round that runs on the GPU.
+    sizes = torch.tensor(counts, dtype=torch.int32, pin_memory=table.is_cuda)
+    return table, sizes.to(table.device, non_blocking=True)
 
 
 def steps_per_epoch(block_cells: int, batch_size: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.engine import kernels
 from models.engine.compose import compose
 from models.engine.contract import Blocks, Round, Window, joined
-from models.lanes import made_once
+from models.lanes import giving_way, made_once
 from models.network import Network
 from models.optimizers import BETA_2, TORCH, optimizer_class, step_coefficients
 from utils import UserError
@@ -143,9 +143,7 @@ class FusedEngine:
         cells, counts = round_.table
         dtype, arithmetic = _arithmetic(self.precision, rows.device)
         few = plan.weights <= FEW_WEIGHTS
-        kernels.train[(len(rows),)](
-            rows,
-            *moments,
+        given = (
             _table(plan, inputs, dtype),
             blocks.targets.contiguous(),
             blocks.amplitude.contiguous(),
@@ -153,18 +151,24 @@ class FusedEngine:
             cells,
             counts,
             coefficients,
-            len(round_.lr),
-            cells.shape[2],
-            blocks.targets.shape[2],
-            **plan.constants,
-            **arithmetic,
-            APART=plan.chunks if plan.chunks > 1 else 0,
-            TILE=TILE,
-            BETA_1=betas[0],
-            BETA_2=betas[1],
-            **LAUNCH,
-            **({"maxnreg": REGISTERS} if few else {}),
         )
+        with giving_way(rows.device):
+            kernels.train[(len(rows),)](
+                rows,
+                *moments,
+                *given,
+                len(round_.lr),
+                cells.shape[2],
+                blocks.targets.shape[2],
+                **plan.constants,
+                **arithmetic,
+                APART=plan.chunks if plan.chunks > 1 else 0,
+                TILE=TILE,
+                BETA_1=betas[0],
+                BETA_2=betas[1],
+                **LAUNCH,
+                **({"maxnreg": REGISTERS} if few else {}),
+            )
         state = {
             "step": torch.tensor(float(done + len(round_.lr))),
             **dict(zip(("exp_avg", "exp_avg_sq"), moments, strict=True)),
