@@ -168,10 +168,10 @@ def hash_bits(*keys: int | torch.Tensor) -> torch.Tensor:
     chunk, process or order asks. Each key is folded in by one round of the SplitMix64 finaliser
     (Steele, Lea and Flood, 2014); int64 multiplication wraps, as the method needs.
     """
+    # A number of the CPU joins tensors of any device; to copy it there would wait for what is done there.
     bits = torch.tensor(0, dtype=torch.int64)
     for key in keys:
-        key = torch.as_tensor(key, dtype=torch.int64)
-        bits = _mix((bits.to(key.device) if key.ndim else bits) * _ODD + key + _GOLDEN)
+        bits = _mix(bits * _ODD + torch.as_tensor(key, dtype=torch.int64) + _GOLDEN)
     return bits
 
 
