@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-# What a run takes where nothing is asked for, as a part of what is free.
-HOST_SHARE, DEVICE_SHARE = 0.5, 0.8
+# What a run takes of the host where nothing is asked for, as a part of what is free.
+HOST_SHARE = 0.5
+# What it uses of the GPU memory that it may take: torch keeps what was freed, and so up to a third more than is in use.
+DEVICE_SHARE = 0.75
 # Bytes that a value (a channel of a cell) of a strip takes while it is surveyed or decoded, measured.
 STRIP_VALUE_BYTES = 24
 # A block in training takes its targets twice, and its rows with moments, gradients and copies of them this many times.
@@ -132,8 +134,8 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     host = (int(free_host_bytes() * HOST_SHARE) if limit is None else limit) // processes
     if device.type != "cuda":
         return Memory(host, host)
-    own = int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE) if limit is None else limit
-    return Memory(host, own, MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
+    own = torch.cuda.mem_get_info(device)[0] if limit is None else limit
+    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
 
 
 def share_one_heap() -> None:

@@ -48,6 +48,8 @@ def test_what_is_asked_for_is_what_it_is_and_else_a_part_of_what_is_free():
     assert memory_of(12345, CPU) == Memory(12345, 12345)
     found = memory_of(None, CPU)
     assert 0 < found.host == found.device < free_host_bytes()
+    # Of a GPU torch keeps more than is in use.
+    assert memory_of(1000, torch.device("cuda")).device == 750
 
 
 V1, V2 = (
