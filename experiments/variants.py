@@ -24,6 +24,7 @@ from models.engine.closed_form import solve_output
 from models.engine.reference import forward
 from models.level_fit import LevelFit
 from models.network import COLOUR, Layer, Network
+from utils import hash_uniform
 
 # As it is before a variant replaces it.
 _features = reference_module.features
@@ -96,7 +97,10 @@ def output_after_round(_: dict) -> list:
 
 
 def hard_cells(_: dict) -> list:
-    """Half of a step's cells are drawn for each block by its square errors at the beginning of the round."""
+    """Half of a step's cells are drawn for each block by its square errors at the beginning of the round.
+
+    The draws are a hash of the step and of its other cells, whose order has the seed in it.
+    """
 
     def train_tile(self: ReferenceEngine, network, inputs, tile: Blocks, round_, kind: int) -> Blocks:
         rows = tile.rows.requires_grad_()
@@ -108,12 +112,14 @@ def hard_cells(_: dict) -> list:
         targets = tile.targets[:, :, real]
         with torch.no_grad():
             wrong = (forward(network, rows, tile.amplitude, x) - targets).square().mean(1)
+            below = (wrong.double() + 1e-12).cumsum(1)
         place = torch.searchsorted(real, round_.cells[kind])
-        for cells, lr in zip(place, round_.lr, strict=True):
+        for step, (cells, lr) in enumerate(zip(place, round_.lr, strict=True)):
             optimizer.param_groups[0]["lr"] = lr
             rows.grad = None
             half = len(cells) // 2
-            hard = torch.multinomial(wrong + 1e-12, max(1, half), replacement=True)
+            drawn = hash_uniform(step, cells[: max(1, half)]) * below[:, -1:]
+            hard = torch.searchsorted(below, drawn, right=True).clamp(max=len(real) - 1)
             shown = torch.cat([cells[half:].expand(len(rows), -1), hard], 1)[:, None]
             prediction = forward(network, rows, tile.amplitude, x.gather(2, shown.expand(-1, len(inputs), -1)))
             loss = block_mse(prediction, targets.gather(2, shown.expand(-1, network.n_out, -1)))

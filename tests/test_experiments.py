@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from PIL import Image
 
 import opt
@@ -69,6 +70,14 @@ def test_a_variant_trains_and_differs_from_the_method(variant):
     # So few steps prune nothing and re-solve nothing that is worse.
     if variant not in ("none", "output solved after every round", "watched"):
         assert changed["psnr"] != usual["psnr"]
+
+
+def test_hard_cells_are_drawn_alike_whatever_was_drawn_before():
+    found = []
+    for n in range(2):
+        torch.manual_seed(n)
+        found.append(measure(Row("t", "g", "a", tuple(TINY.split()), "hard cells"))["psnr"])
+    assert found[0] == found[1]
 
 
 def test_a_variant_is_gone_when_it_is_over():
