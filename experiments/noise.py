@@ -6,7 +6,7 @@ from experiments.inputs import random_pixels
 from experiments.rows import Row
 
 # A block of 16 x 16 x 3 random numbers needs 1.6 times as many parameters, many epochs, and products of more than the
-# 8 bits of bfloat16. Full batches only save time.
+# 8 bits of bfloat16. Full batches save time, for half a decibel.
 FOUND = {
     "patch_size": 16, "n_scales": 1, "n_layers": 3, "n_hidden": 28, "batch_size": 256, "num_epochs": 800,
     "loss_thr": "4e-5", "precision": "tf32",
