@@ -14,8 +14,10 @@ WAYS = {
     for solve in (True, False)
 }
 BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
+# What heirs of "inherit" may begin with instead of what lies halfway.
+HEIRS = ("heirs keep their a", "heirs begin with the usual a")
 # Of the variants, those that are no idea to be tried.
-SHOWN_ELSEWHERE = ("watched", "heirs keep their a")
+SHOWN_ELSEWHERE = ("watched", *HEIRS)
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
 # Ideas that options are all of, or a part of.
@@ -38,7 +40,8 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
             usual = (*options, "--n_scales", "4", "--num_epochs", *epochs, "--val_freq", str(round(50 * part)))
             for seed in (0, 1) if "mesh" in options else (0,):
                 group = f"{what}, {budget} budget, seed {seed}"
-                rows += _ways(group, f"{stem}, {budget}, seed {seed}", (*usual, "--seed", str(seed)), WAYS)
+                name, argv = f"{stem}, {budget}, seed {seed}", (*usual, "--seed", str(seed))
+                rows += _ways(group, name, argv, WAYS) + _heirs(group, name, argv)
         usual = (*options, "--n_scales", "4", "--num_epochs", "50", "50", "50", str(last))
         if "mesh" in options:
             # What may be to blame where an heir does worse after more epochs.
@@ -49,12 +52,12 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
             rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
     # Small enough for a CPU.
     options, what = gyroid(folder, 96)[0], "gyroid at 96^3"
-    rows += _heirs(what, "small gyroid, full", (*options, "--num_epochs", "50", "50", "150"))
-    rows += _heirs(what, "small gyroid, quarter", (*options, "--num_epochs", "12", "12", "38", "--val_freq", "12"))
+    rows += _small(what, "small gyroid, full", (*options, "--num_epochs", "50", "50", "150"))
+    rows += _small(what, "small gyroid, quarter", (*options, "--num_epochs", "12", "12", "38", "--val_freq", "12"))
     if moon:
         options, what = crop(folder, moon, (1500, 700), (512, 512))
-        rows += _heirs(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
-        rows += _heirs(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
+        rows += _small(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
+        rows += _small(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
     return rows
 
 
@@ -62,14 +65,18 @@ def _ways(group: str, name: str, usual: tuple[str, ...], ways: Iterable[str]) ->
     return [Row("sharing", group, f"{name}: {way}", (*usual, *WAYS[way].split())) for way in ways]
 
 
-def _heirs(what: str, name: str, usual: tuple[str, ...]) -> list[Row]:
-    """With and without sharing, and heirs that keep the a of their parents."""
+def _heirs(group: str, name: str, usual: tuple[str, ...]) -> list[Row]:
+    """Other heirs of `inherit`."""
+    return [
+        Row("sharing", group, f"{name}: {way}, {variant}", (*usual, *WAYS[way].split()), variant)
+        for way in ("inherit, solved", "inherit, random")
+        for variant in HEIRS
+    ]
+
+
+def _small(what: str, name: str, usual: tuple[str, ...]) -> list[Row]:
     group = f"{what}, {name.split()[-1]} budget, small"
-    rows = _ways(group, name, usual, [way for way in WAYS if not way.startswith("paper")])
-    for way in ("inherit, solved", "inherit, random"):
-        argv = (*usual, *WAYS[way].split())
-        rows.append(Row("sharing", group, f"{name}: {way}, heirs keep their a", argv, "heirs keep their a"))
-    return rows
+    return _ways(group, name, usual, [way for way in WAYS if not way.startswith("paper")]) + _heirs(group, name, usual)
 
 
 def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], int]]:

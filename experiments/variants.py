@@ -170,6 +170,7 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "narrower coarser levels": by_level(n_hidden=lambda n, level: round(0.6 * n) if level else n),
     "plain loss": plain_loss,
     "linear colours": linear_colours,
-    "heirs keep their a": lambda _: [patch.object(inheritance, "scaled_as", lambda network, rows, fresh: rows)],
+    "heirs keep their a": lambda _: [patch.object(inheritance, "HALFWAY", 0.0)],
+    "heirs begin with the usual a": lambda _: [patch.object(inheritance, "HALFWAY", 1.0)],
     "watched": lambda noted: [watched(noted)],
 }

@@ -12,9 +12,9 @@ are written in the child's by least squares over the cells of a block: exact but
 matrix for all blocks of a part, and the least-squares change of any first layer, whatever its weights.
 
 A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
-the larger they are. Training lets an a grow, and heirs learnt the slower the longer their parents had been trained. So
-"inherit" scales them to the a that a network begins with. For "exact" that was no gain, and where training is short
-heirs may do better as they are (docs/experiments.md).
+the larger they are. Training lets an a grow. Heirs that keep it do well where training is short and may fail where it is
+long; those whose a is what a network begins with do not fail, and lose where it is short. So "inherit" scales them to
+halfway between, by ratio. For "exact" scaling was no gain (docs/experiments.md).
 """
 
 import math
@@ -27,6 +27,8 @@ from models.block_mlp import BlockMLP
 from models.encoding import Encoding
 from models.network import COLOUR, Network
 
+# How far the a of heirs goes, by ratio, from what their parents have to what a network begins with.
+HALFWAY = 0.5
 # Singular values below this part of the largest are taken for zero: features of neighbouring directions differ little.
 SMALLEST = 1e-6
 
@@ -62,7 +64,7 @@ class Inheritance:
         kept = network.row_size if whole else sum(network.sizes[:-3])
         rows[heirs, :kept] = old[:, :kept]
         if self.way == "inherit":
-            return scaled_as(network, rows, fresh)
+            return scaled_towards(network, rows, fresh)
         for which in range(2**self.grid.ndim) if kept else ():
             of_part = heirs[part[heirs] == which]
             if len(of_part):
@@ -92,14 +94,16 @@ class Inheritance:
         return self._changes[part]
 
 
-def scaled_as(network: Network, rows: Tensor, fresh: Tensor) -> Tensor:
-    """Rows [n, row] with their hidden layers' weights, biases and a scaled to the a of `fresh`, in place."""
+def scaled_towards(network: Network, rows: Tensor, fresh: Tensor) -> Tensor:
+    """Rows [n, row] with their hidden layers' weights, biases and a scaled, in place, so that each a lies HALFWAY
+    between what it is and that of `fresh`.
+    """
     for layer, first in list(zip(network.unpack(rows), network.unpack(fresh), strict=True))[:-1]:
         if layer.a is not None:
-            scale = first.a / layer.a
+            scale = (first.a / layer.a).abs() ** HALFWAY
             layer.w.mul_(scale[:, :, None])
             layer.b.mul_(scale)
-            layer.a.copy_(first.a)
+            layer.a.mul_(scale)
     return rows
 
 

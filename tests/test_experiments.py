@@ -22,7 +22,7 @@ from experiments.curve import draw as draw_fronts
 from experiments.inputs import bunny, crop, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.times import SIZES, draw
-from experiments.tried import SPLIT
+from experiments.tried import HEIRS, SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.network import Network
 from options import presets
@@ -63,7 +63,7 @@ def test_the_docs_count_the_rows_which_have_names_of_their_own_and_options_that_
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_trains_and_differs_from_the_method(variant):
-    argv = (*TINY.split(), "--weight_sharing", "inherit" if variant == "heirs keep their a" else "none")
+    argv = (*TINY.split(), "--weight_sharing", "inherit" if variant in HEIRS else "none")
     usual, changed = (measure(Row("t", "g", name, argv, name)) for name in ("none", variant))
     assert "error" not in changed, changed
     assert changed["psnr"] > 10

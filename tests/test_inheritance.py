@@ -89,11 +89,17 @@ def test_inherit_keeps_the_hidden_layers_and_begins_the_output_afresh():
     assert torch.equal(parts_of(network, rows)[1], parts_of(network, fresh)[1])
 
 
-def test_inherit_begins_with_the_a_of_fresh_networks_so_that_steps_change_heirs_as_much():
+def test_inherit_begins_halfway_between_the_a_of_parents_and_that_of_fresh_networks():
     network, blocks = Network(2, 5, 3, 2, "sin"), torch.arange(SMALL.n_blocks(0))
-    fresh = network.initial_rows(0, 0, blocks, 0.1)
-    rows = inheritance("inherit", network).rows(network, blocks, fresh)
-    assert all((layer.a == 0.1).all() for layer in network.unpack(rows))
+    way, fresh = inheritance("inherit", network), network.initial_rows(0, 0, blocks, 0.1)
+    # Parents begin with 0.5; one has learnt an a below zero.
+    network.unpack(way.parents.rows.data)[0].a[0] = -0.9
+    rows = way.rows(network, blocks, fresh)
+    first, second, _ = network.unpack(rows)
+    heir = parents_of(SMALL, 0, blocks)[0] == 0
+    torch.testing.assert_close(first.a[~heir], torch.full_like(first.a[~heir], math.sqrt(0.5 * 0.1)))
+    torch.testing.assert_close(first.a[heir], torch.full_like(first.a[heir], -math.sqrt(0.9 * 0.1)))
+    torch.testing.assert_close(second.a, torch.full_like(second.a, math.sqrt(0.5 * 0.1)))
 
 
 @pytest.mark.parametrize("grid", [SMALL, Grid((10, 15), (5, 5), 2), Grid((4, 6, 4), (2, 2, 2), 2)], ids=grid_id)
