@@ -77,6 +77,9 @@ class StreamedSource(Source):
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead = _Ahead()
+        if limits.keeps_rows:
+            # One process alone makes the levels: it reads on while the rest of a run is set up.
+            self._expect((0, self._below(strip, self._first, 0)) for strip in self._strips(self._first, 0))
 
     @property
     def held_bytes(self) -> int:
@@ -143,7 +146,7 @@ class StreamedSource(Source):
         else:
             made = FileArray.scratch(self._folder, (*whole.stop, channels), np.float32)
         # All cut alike, as the one does that has the least memory.
-        strips = self._parts(whole, level, finer, min(ranks.gather(self._limits.strip_cells)))
+        strips = self._strips(level, finer, min(ranks.gather(self._limits.strip_cells)))
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
         rows = None
         if finer == 0 and ranks.count == 1 and self._n_rows:
@@ -204,6 +207,10 @@ class StreamedSource(Source):
         """A region cut so that each part covers no more than a strip of a finer level."""
         most = (strip_cells or self._limits.strip_cells) >> len(self.shape) * (level - finer)
         return list(points(self.shape, level).boxes(level, max(1, most), region))
+
+    def _strips(self, level: int, finer: int, strip_cells: int | None = None) -> list[Box]:
+        """The parts of a level that are made of a finer one, one after another."""
+        return self._parts(self._whole(level), level, finer, strip_cells)
 
     def _whole(self, level: int) -> Box:
         return points(self.shape, level).level_box(level)

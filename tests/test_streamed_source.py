@@ -94,6 +94,14 @@ def test_the_first_rows_are_held_in_the_room_that_the_levels_leave(tmp_path):
         reader.asked.clear()
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_process_alone_begins_to_read_for_the_levels_before_they_are_made_and_reads_nothing_twice(tmp_path, alone):
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9, keeps_rows=alone)
+    assert len(streamed._ahead.reading) == 2 * alone
+    streamed.prepare(3, Ranks())
+    assert sum(region.size for region in reader.asked) == 16 * 32 and not streamed._ahead.reading
+
+
 def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path):
     _, streamed, reader = both((16, 32), folder=tmp_path, ahead=2)
     regions = [Box((a, 0), (a + 4, 32)) for a in (0, 4, 8, 12)]
