@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from test_beside import CUDA, slow
 
 from models.lanes import first_lane, giving_way, join, lanes
 
 pytestmark = pytest.mark.gpu
-CUDA = torch.device("cuda", 0)
-
-
-def slow(tensor, steps=200):
-    for _ in range(steps):
-        tensor += 1
-    return tensor
 
 
 def test_work_on_the_first_lane_follows_what_came_before_and_goes_before_what_comes_after():
