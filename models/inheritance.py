@@ -12,9 +12,9 @@ are written in the child's by least squares over the cells of a block: exact but
 matrix for all blocks of a part, and the least-squares change of any first layer, whatever its weights.
 
 A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
-the larger they are. Training lets an a grow. Heirs that keep it do well where training is short and may fail where it
-is long; those whose a is what a network begins with do not fail, and lose where it is short. So "inherit" scales them
-to halfway between, by ratio. For "exact" scaling was no gain (docs/experiments.md).
+the larger they are. Training lets an a grow. Heirs that keep it may do best where training is short and may fail where
+it is long; those whose a is what a network begins with do not fail, and may lose where it is short. So "inherit" scales
+them to halfway between, by ratio. "exact" keeps the a, for scaling made it fail on a shape (docs/experiments.md).
 """
 
 import math
