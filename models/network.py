@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from machine.cores import TILE_VALUES, in_threads
 from models.lanes import made_once
 from utils import hash_uniform
 
@@ -97,8 +98,21 @@ class Network:
         """
         bound = _bounds(self, output_start, blocks.device)
         index = torch.arange(self.row_size, device=blocks.device)
-        rows = (hash_uniform(seed, level, blocks[:, None], index) * 2 - 1) * bound
-        return torch.where(bound == 0, a, rows)
+
+        def start(blocks: Tensor) -> Tensor:
+            rows = (hash_uniform(seed, level, blocks[:, None], index) * 2 - 1) * bound
+            return torch.where(bound == 0, a, rows)
+
+        if blocks.is_cuda:
+            return start(blocks)
+        # Part by part, as hashing takes many times the memory of what it gives.
+        rows, most = torch.empty(len(blocks), self.row_size), max(1, TILE_VALUES // self.row_size)
+
+        def fill(first: int) -> None:
+            rows[first : first + most] = start(blocks[first : first + most])
+
+        in_threads(fill, range(0, len(blocks), most))
+        return rows
 
 
 @made_once(8)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import models.network
 from models.encoding import Encoding
 from models.network import Network
 
@@ -62,8 +63,10 @@ def test_a_network_of_no_size_or_of_another_output_is_refused(wrong):
 
 
 @networks
-def test_a_start_depends_on_the_block_alone_not_on_company_or_order(network):
+def test_a_start_depends_on_the_block_alone_not_on_company_or_order(network, monkeypatch):
     everything = network.initial_rows(3, 1, torch.arange(50), 0.1)
+    monkeypatch.setattr(models.network, "TILE_VALUES", 3 * network.row_size)
+    assert torch.equal(network.initial_rows(3, 1, torch.arange(50), 0.1), everything)
     some = torch.tensor([49, 7, 7, 0])
     assert torch.equal(network.initial_rows(3, 1, some, 0.1), everything[some])
     assert network.initial_rows(3, 1, some[:0], 0.1).shape == (0, network.row_size)
