@@ -107,7 +107,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             facts = read_progress(store, model_path)
             options = resumed(options, given, opt.from_json(facts["options"]))
 
-        memory = memory_of(options.memory, device, ranks.on_this_machine())
+        # Those that a plan is for have not been started.
+        processes = max(options.devices, ranks.on_this_machine())
+        memory = memory_of(options.memory, device, processes)
         place = Place(device, memory, nearest_folder(model_path))
         source = open_source(options.task, options.path, options.input_size, place)
         for note in source.notes if group.first else ():
@@ -121,7 +123,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         sizes = source.signal.channels, grid.block_cells, network.row_size, options.b_chunks
         limits = memory.limits(*sizes, streamed=source.streamed)
         least = chunk_bytes(2, source.signal.channels * grid.block_cells, network.row_size)
-        if options.memory and least > options.memory // ranks.on_this_machine() // 4:
+        if options.memory and least > options.memory // processes // 4:
             raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))

@@ -129,13 +129,14 @@ def chunk_bytes(blocks: int, block_values: int, row_size: int) -> int:
 def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Memory:
     """What each of some processes of a machine may take: of `limit` bytes, or of what machine and containers have free.
 
-    They share the host, and have a GPU each.
+    They share the host, and have a GPU each. Several make the levels of a signal together, so that none of them reads
+    all of its rows.
     """
     host = (int(free_host_bytes() * HOST_SHARE) if limit is None else limit) // processes
     if device.type != "cuda":
         return Memory(host, host)
     own = torch.cuda.mem_get_info(device)[0] if limit is None else limit
-    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
+    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=processes == 1)
 
 
 def share_one_heap() -> None:

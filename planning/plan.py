@@ -85,7 +85,7 @@ def describe(
         size = " x ".join(map(str, plan.shape[::-1]))
         lines.append(f"{plan.level:5}  {size:20} {plan.blocks:8} {plan.active:10} {plan.params:12} {plan.epochs:7}")
     params = sum(plan.params for plan in plans)
-    host, device = memory(source, grid, network, recipe, limits, plans, before)
+    host, device = memory(source, grid, network, recipe, limits, plans, before, devices)
     model = sum(plan.bytes for plan in plans)
     lines.append(f"about {params / 1e6:.3f} M parameters, a model of {model / 1e6:.1f} MB")
     lines.append(
@@ -102,9 +102,16 @@ def describe(
 
 
 def memory(
-    source: Source, grid: Grid, network: Network, recipe: Recipe, limits: Limits, plans: list[LevelPlan], before: int
+    source: Source,
+    grid: Grid,
+    network: Network,
+    recipe: Recipe,
+    limits: Limits,
+    plans: list[LevelPlan],
+    before: int,
+    processes: int = 1,
 ) -> tuple[int, int]:
-    """Bytes of host and of GPU memory at the most, given what the process took before it planned."""
+    """Bytes of host and of GPU memory of each process at the most, given what this one took before it planned."""
     channels, values = source.signal.channels, source.signal.channels * grid.block_cells
     levels = source.level_bytes
     cells, cuda = grid.level_box(0).size, source.device.type == "cuda"
@@ -114,7 +121,7 @@ def memory(
         coarser = grid.level_box(plan.level + 1).size * channels if plan.level + 1 < grid.n_levels else 0
         decoded = 4 * coarser if coarser <= limits.decoded_values else decoded
         level = plan.blocks * values
-        kept = 4 * level if level <= limits.kept_values else 0
+        kept = 4 * level if processes == 1 and level <= limits.kept_values else 0
         chunk = min(plan.trained, recipe.b_chunks)
         held = 4 * plan.trained * network.row_size
         added = held if rows + held <= limits.row_bytes else 0

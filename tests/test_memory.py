@@ -52,6 +52,11 @@ def test_what_is_asked_for_is_what_it_is_and_else_a_part_of_what_is_free():
     assert memory_of(1000, torch.device("cuda")).device == 750
 
 
+@pytest.mark.parametrize(("device", "processes", "keeps"), [("cuda", 1, True), ("cuda", 2, False), ("cpu", 1, False)])
+def test_only_one_process_alone_keeps_rows_of_a_file_on_its_gpu(device, processes, keeps):
+    assert memory_of(2**30, torch.device(device), processes).keeps_rows == keeps
+
+
 V1, V2 = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ("memory.max", "memory.current", "inactive_file"),

@@ -66,6 +66,13 @@ def test_memory_holds_what_the_fit_holds_and_more_of_it_is_never_less():
     assert host(LIMITS, many) >= host(LIMITS)
 
 
+def test_several_processes_keep_no_targets_of_a_survey():
+    source, network = smooth_source(GRID.shape, 3), level_network(RECIPE, 6, 3, False)
+    recipe, kept, made_again = dataclasses.replace(RECIPE, b_chunks=8), Limits(64), Limits(64, kept_values=0)
+    host = lambda limits, processes: memory(source, GRID, network, recipe, limits, PLANS, 0, processes)[0]  # noqa: E731
+    assert host(kept, 2) == host(made_again, 1) < host(kept, 1)
+
+
 @pytest.mark.parametrize(
     "grid", [Grid((1, 1), (1, 1), 1), Grid((1, 1), (4, 3), 3), GRID, Grid((5, 11, 7), (2, 3, 4), 2)]
 )

@@ -433,6 +433,15 @@ def test_plan_trains_nothing(capsys):
     assert not Path("ckpts").exists() and not Path("logs").exists()
 
 
+def test_a_plan_for_several_devices_is_of_what_each_of_them_may_take(monkeypatch):
+    asked = []
+    monkeypatch.setattr("train._check_devices", lambda devices: None)
+    monkeypatch.setattr("train.memory_of", lambda *args: asked.append(args[2]) or memory.memory_of(*args))
+    monkeypatch.setattr(plan, "describe", lambda *_: "")
+    run("--exp_name", "x", "--plan", "--devices", "2")
+    assert asked == [2]
+
+
 @pytest.mark.parametrize(
     ("array", "name"),
     [
