@@ -117,19 +117,22 @@ class ReferenceEngine:
         trained = map_tiles(
             lambda tile: self._train_tile(network, inputs, blocks.select(tile.index), round_, tile.kind), tiles
         )
+        rows, moments = zip(*trained, strict=True)
         home = torch.cat([tile.index for tile in tiles]).argsort()
-        states = [tile.moments for tile in trained]
         return dataclasses.replace(
             blocks,
-            rows=torch.cat([tile.rows for tile in trained])[home],
-            moments=map_rows(lambda *x: torch.cat(x)[home], trained[0].rows.shape, *states),
+            rows=torch.cat(rows)[home],
+            moments=map_rows(lambda *x: torch.cat(x)[home], rows[0].shape, *moments),
         )
 
     def _optimizer(self, network: Network, rows: Tensor, lr: float) -> Optimizer:
         known = {"network": network} if self._name == "muon" else {}
         return self._class([rows], lr=lr, **known)
 
-    def _train_tile(self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int) -> Blocks:
+    def _train_tile(
+        self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int
+    ) -> tuple[Tensor, dict]:
+        """The rows and moments of a tile's blocks after a round; their targets are let go of."""
         rows = tile.rows.requires_grad_()
         optimizer = self._optimizer(network, rows, round_.start_lr)
         if tile.moments:
@@ -143,8 +146,7 @@ class ReferenceEngine:
             if tile.zeroed is not None:
                 rows.grad.masked_fill_(tile.zeroed[:, None], 0)
             optimizer.step()
-        tile.rows, tile.moments = rows.detach(), optimizer.state_dict()
-        return tile
+        return rows.detach(), optimizer.state_dict()
 
     def errors(self, network: Network, inputs: Tensor, blocks: Blocks, real: list[Tensor]) -> Tensor:
         """Mean square error of each block over its real cells and channels, [n].
