@@ -27,8 +27,9 @@ from utils import atomic_write, check_room
 
 # What safetensors calls the dtypes of tensors, in the order in which it lays them out.
 TYPE_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
-# Bytes of rows that are packed and written at once, by how many threads, and how many chunks may wait for them.
-WRITTEN_BYTES, WRITERS, MOST_WAITING = 2**25, 4, 8
+# Bytes of rows that are packed and written at once, by where they are: packing takes three times that, which is to be
+# small beside a fit on a CPU, and is no slower. By how many threads, and how many chunks may wait for them.
+WRITTEN_BYTES, WRITERS, MOST_WAITING = {"cpu": 2**23, "cuda": 2**25}, 4, 8
 # A file of so many bytes is begun early, with room for a head whose facts are not known yet; one made later has the
 # same room, so that the bytes do not depend on it.
 LARGE, HEAD_ROOM = 2**23, 2**15
@@ -106,7 +107,7 @@ class Draft:
         """Begin to write networks of a finished level, by their positions."""
         if not self.begun:
             return
-        most = max(1, WRITTEN_BYTES // WRITERS // (4 * networks.network.row_size))
+        most = max(1, WRITTEN_BYTES[networks.blocks.device.type] // WRITERS // (4 * networks.network.row_size))
         few = [part[a : a + most] for a in range(0, len(part), most)]
 
         def write(mine: list[range]) -> None:
