@@ -16,7 +16,7 @@ import torch
 
 from datasets.residual import LevelTargets
 from datasets.source import Source
-from machine.memory import Limits
+from machine.memory import Limits, give_back
 from machine.ranks import Ranks
 from models.block_mlp import BlockMLP
 from models.draft import Draft
@@ -149,6 +149,10 @@ class Miner(pl.LightningModule):
         heirs, room = self._inheritance(level), self.limits.row_bytes - self.pyramid.held_row_bytes
         inputs = self.pyramid.inputs
         fit = LevelFit(targets, self.recipe, inputs, self.engine, self.ranks, heirs, room, self._all_rounds)
+        if self.device.type == "cpu":
+            # What strips took would be there beside what training takes. To do so for every chunk as well costs a
+            # twentieth of a run, as the system clears what it gets back.
+            give_back()
         if not level and not fit.holds_rows:
             self._begin_draft(fit)
         pieces, self._restored = self._stored(level), []
