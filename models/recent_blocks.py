@@ -20,26 +20,46 @@ class RecentBlocks:
 
     def __init__(self, most_values: int):
         self._most, self._lock = most_values, threading.Lock()
-        self._kept: OrderedDict[tuple[Hashable, int], Tensor] = OrderedDict()
+        # Where the pieces of which blocks are. One table, as many small tensors would leave holes in the heap.
+        self._slots: OrderedDict[tuple[Hashable, int], int] = OrderedDict()
+        self._table: Tensor | None = None
 
     def get(self, level: Hashable, places: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
         """What `evaluate` gives, [m, c, p], for the blocks at `places`, int64 [m], of a level in some state; it is
         called with those of which it is not known."""
         keys = [(level, place) for place in places.tolist()]
         with self._lock:
-            found = [self._kept.get(key) for key in keys]
-        missing = [n for n, piece in enumerate(found) if piece is None]
+            slots = torch.tensor([self._slots.get(key, -1) for key in keys], dtype=torch.int64)
+            hit, missing = (slots >= 0).nonzero()[:, 0], (slots < 0).nonzero()[:, 0]
+            known = self._table[slots[hit]] if len(hit) else None
         made = evaluate(places[missing])
-        for n, piece in zip(missing, made, strict=True):
-            found[n] = piece.clone()
+        if known is None:
+            found = made
+        else:
+            found = made.new_empty(len(keys), *made.shape[1:])
+            found[hit], found[missing] = known, made
         with self._lock:
-            for key, piece in zip(keys, found, strict=True):
-                self._kept[key] = piece
-                self._kept.move_to_end(key)
-            while len(self._kept) * made.shape[1:].numel() > self._most:
-                self._kept.popitem(last=False)
-        return made if len(missing) == len(keys) else torch.stack(found)
+            self._keep(keys, found)
+        return found
+
+    def _keep(self, keys: list[tuple[Hashable, int]], found: Tensor) -> None:
+        """Keep the last of some blocks, as many as there is room for, in place of those asked for longest ago."""
+        room = self._most // max(1, found.shape[1:].numel())
+        keys, found = keys[max(0, len(keys) - room) :], found[max(0, len(found) - room) :]
+        if not keys:
+            return
+        if self._table is None:
+            self._table = found.new_empty(room, *found.shape[1:])
+        for key in keys:
+            if key in self._slots:
+                self._slots.move_to_end(key)
+        new = [n for n, key in enumerate(keys) if key not in self._slots]
+        for n in new:
+            full = len(self._slots) == room
+            self._slots[keys[n]] = self._slots.popitem(last=False)[1] if full else len(self._slots)
+        self._table[[self._slots[keys[n]] for n in new]] = found[new]
 
     def forget(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._slots.clear()
+            self._table = None

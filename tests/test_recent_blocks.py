@@ -44,3 +44,12 @@ def test_what_is_given_may_be_changed_by_who_takes_it():
     for _ in range(2):
         recent.get(0, torch.tensor([3]), evaluate).zero_()
     assert get(recent, evaluate, 3) == []
+
+
+def test_any_blocks_in_any_order_come_back_right_and_no_more_are_kept_than_have_room():
+    generator, recent, evaluate = torch.Generator().manual_seed(0), RecentBlocks(5 * 6), Evaluate()
+    for _ in range(100):
+        n = int(torch.randint(0, 9, (), generator=generator))
+        asked = torch.randperm(12, generator=generator)[:n].tolist()
+        get(recent, evaluate, *asked)
+        assert sorted(recent._slots.values()) == list(range(len(recent._slots))) and len(recent._slots) <= 5
