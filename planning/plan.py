@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datasets.grid import Grid
 from datasets.source import Source
 from machine.memory import CHUNKS, GPU_CHUNKS, STRIP_VALUE_BYTES, Limits, chunk_bytes
+from models.draft import WRITTEN_BYTES
 from models.encoding import Encoding
 from models.engine.contract import steps_per_epoch
 from models.level_fit import level_network
 from models.network import Network
 from models.precision import row_bytes
+from models.pyramid import RECENT_VALUES
 from models.recipe import Recipe
 from planning.pace import Pace, measure
 from planning.rehearsal import rehearse
@@ -20,7 +22,12 @@ from utils import host_bytes
 # What a file keeps of a block beside its row: its number and its amplitude.
 BLOCK_BYTES = 12
 # What Lightning, and the threads and buffers of a fit, add to a process, measured.
-LIGHTNING_BYTES = 340 * 2**20
+LIGHTNING_BYTES = 300 * 2**20
+# What a value of a strip takes on a CPU while it is surveyed: itself, what is said of it and what that is made of. All
+# else is done in tiles.
+SURVEY_VALUE_BYTES = 12
+# What packing rows for a file takes, as a multiple of their bytes.
+PACKING = 3
 # What measuring a surface takes: of each of its vertices, and of each cell of a slab, of at most so many cells.
 VERTEX_BYTES, SLAB_CELL_BYTES, SLAB_CELLS = 144, 30, 2**23
 
@@ -115,8 +122,10 @@ def memory(
     channels, values = source.signal.channels, source.signal.channels * grid.block_cells
     levels = source.level_bytes
     cells, cuda = grid.level_box(0).size, source.device.type == "cuda"
-    strip = min(limits.strip_cells, cells) * channels * STRIP_VALUE_BYTES
-    rows, decoded, most = 0, 0, 0
+    strip_values = min(limits.strip_cells, cells) * channels
+    strip = strip_values * STRIP_VALUE_BYTES
+    surveyed = strip if cuda else strip_values * SURVEY_VALUE_BYTES
+    rows, decoded, recent, most = 0, 0, 0, 0
     for plan in plans:
         coarser = grid.level_box(plan.level + 1).size * channels if plan.level + 1 < grid.n_levels else 0
         decoded = 4 * coarser if coarser <= limits.decoded_values else decoded
@@ -127,19 +136,20 @@ def memory(
         added = held if rows + held <= limits.row_bytes else 0
         several = min(GPU_CHUNKS if cuda else CHUNKS, -(-plan.trained // max(chunk, 1)))
         training = several * chunk_bytes(chunk, values, network.row_size) + (kept if chunk < plan.trained else 0)
-        if cuda and chunk < plan.trained and not kept:
-            # The targets of the next chunk are made meanwhile.
-            training += 4 * chunk * values + strip
-        gathered = kept + 4 * chunk * values
-        # What strips took of a GPU is used again; of the host it is not given back.
-        work = max(kept + strip, gathered, training) if cuda else strip + max(gathered, training)
-        most = max(most, rows + added + decoded + work)
+        if chunk < plan.trained and not kept:
+            # On a GPU the targets of the next chunk are made meanwhile; on a CPU what its strips took stays.
+            training += surveyed + (4 * chunk * values if cuda else 0)
+        work = max(kept + surveyed, kept + 4 * chunk * values, training)
+        # Rows that are not held are packed into files.
+        packed = 0 if added or cuda else PACKING * min(WRITTEN_BYTES["cpu"], held)
+        most = max(most, rows + added + decoded + recent + packed + work)
         rows += added
+        recent = 0 if cuda else min(4 * RECENT_VALUES, recent + 4 * plan.trained * values)
     # The saved model is measured while the fitted one is still there.
     loaded = 4 * sum(plan.params for plan in plans)
     windows = min(limits.strip_cells, SSIM_STRIP_CELLS[source.device.type], cells) * channels * SSIM_VALUE_BYTES
-    measured = max(strip, windows) if grid.ndim == 2 else strip + _surface_bytes(source, grid, plans[-1])
-    most = levels + max(most, rows + (loaded if loaded <= limits.row_bytes else 0) + measured)
+    measured = windows if grid.ndim == 2 else strip + _surface_bytes(source, grid, plans[-1])
+    most = levels + max(most, rows + (loaded if loaded <= limits.row_bytes else 0) + recent + measured)
     if cuda:
         return before + LIGHTNING_BYTES, most + source.held_bytes
     return before + LIGHTNING_BYTES + most, 0
