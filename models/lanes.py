@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from machine.memory import GPU_CHUNKS
+
 # Of the streams of a fit, for all work but rounds of training; those that torch makes otherwise have 0, the lowest.
 PRIORITY = -1
 
@@ -25,9 +27,11 @@ def first_lane(device: torch.device) -> Iterator[None]:
         return
     usual, first = torch.cuda.default_stream(device), _lane(device, 0)
     first.wait_stream(usual)
-    with torch.cuda.stream(first):
-        yield
-    usual.wait_stream(first)
+    try:
+        with torch.cuda.stream(first):
+            yield
+    finally:
+        usual.wait_stream(first)
 
 
 def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
@@ -36,7 +40,7 @@ def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
     """
     if device.type != "cuda":
         return [None]
-    found, here = [_lane(device, n) for n in range(2)], torch.cuda.current_stream(device)
+    found, here = [_lane(device, n) for n in range(GPU_CHUNKS)], torch.cuda.current_stream(device)
     for lane in found:
         lane.wait_stream(here)
     return found
@@ -46,7 +50,7 @@ def join(device: torch.device) -> None:
     """Make the current stream and the usual one, which is that of other threads, wait for what was put on the lanes."""
     if device.type == "cuda":
         for waiting in (torch.cuda.current_stream(device), torch.cuda.default_stream(device)):
-            for lane in range(2):
+            for lane in range(GPU_CHUNKS):
                 waiting.wait_stream(_lane(device, lane))
 
 
@@ -62,9 +66,11 @@ def giving_way(device: torch.device) -> Iterator[None]:
     here = torch.cuda.current_stream(device)
     behind = _behind(here)
     behind.wait_stream(here)
-    with torch.cuda.stream(behind):
-        yield
-    here.wait_stream(behind)
+    try:
+        with torch.cuda.stream(behind):
+            yield
+    finally:
+        here.wait_stream(behind)
 
 
 def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:

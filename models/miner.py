@@ -88,8 +88,8 @@ class Miner(pl.LightningModule):
         self._restored: list[range] = []
         self._earlier = 0.0
         self._started = self._committed = self._ended = time.perf_counter()
-        # Epochs of blocks trained so far, and the seconds they took.
-        self._work, self._work_seconds = 0, 1e-9
+        # Epochs of blocks trained so far, and the seconds they took; and those in which rounds were told of.
+        self._work, self._work_seconds, self._telling = 0, 1e-9, 0.0
         self._forecast = Forecast(
             pyramid.grid,
             recipe.epochs,
@@ -108,6 +108,11 @@ class Miner(pl.LightningModule):
     @property
     def _session(self) -> float:
         return time.perf_counter() - self._started
+
+    @property
+    def _clock(self) -> float:
+        """Seconds that stand still while others hear of a round."""
+        return time.perf_counter() - self._telling
 
     # What Lightning asks of a module: one batch an epoch, and no optimizer of its own.
 
@@ -267,17 +272,17 @@ class Miner(pl.LightningModule):
         """Train a chunk in flight through all its rounds; each is told of while the next goes on."""
         chunk, wave = chunks[number], None
         while (point := self._points[number]).epoch < fit.epochs and len(point.copy) and not self._out_of_time():
-            started = time.perf_counter()
+            started = self._clock
             window = self._window(point)
             copy, mse = fit.train(point.copy, window)
             if wave:
-                yield wave
+                yield from self._told(wave)
             yield None
             at_end = window.stop % self.recipe.val_freq == 0 or window.stop == fit.epochs
             point = Point(fit, chunk, window.stop, fit.sync(copy, mse, prune=at_end))
             self._points = {**self._points, number: point}
             loss, gain = fit.figures(mse)
-            ended = time.perf_counter()
+            ended = self._clock
             # Of the time that two rounds share the first has what came before its end.
             seconds, self._ended = ended - max(started, self._ended), ended
             self._work += len(copy) * len(window)
@@ -293,7 +298,7 @@ class Miner(pl.LightningModule):
             self._later = sum(map(len, chunks[max(self._points) + 1 :]))
             wave = Wave(*where, len(copy), loss, fit.psnr(gain), lr, rate)
         if wave:
-            yield wave
+            yield from self._told(wave)
         state = fit.state(chunk)
         if not fit.holds_rows:
             self._write_rows(fit, chunk)
@@ -302,6 +307,11 @@ class Miner(pl.LightningModule):
             self.store.drop(piece_name(point))
             self.store.keep(piece_name(point, fit.epochs), {"target": state})
         self._points = {other: point for other, point in self._points.items() if other != number}
+
+    def _told(self, wave: Wave) -> Iterator[Wave]:
+        started = time.perf_counter()
+        yield wave
+        self._telling += time.perf_counter() - started
 
     def _restore(self, fit: LevelFit, chunk: range, state: dict[str, Any]) -> None:
         """Take up a chunk that an earlier session has finished."""
@@ -387,12 +397,12 @@ class Miner(pl.LightningModule):
             self.store.wait()
 
     def begin_commit(self) -> None:
-        """Begin a commit, which is written while training goes on: no round changes what an earlier one has left."""
-        # The thread that writes it reads from the GPU what may have been put there a moment ago.
-        join(self.device)
+        """Begin a commit, which is written while training goes on: no round changes what its points are kept as."""
         for point in self._points.values():
             self.store.drop(piece_name(point))
             self.store.keep(piece_name(point, point.epoch), point.state())
+        # The thread that writes it reads from the GPU what may have been put there a moment ago.
+        join(self.device)
         self.store.begin_commit({**self.facts, "seconds": self.seconds})
         self._committed = time.perf_counter()
 

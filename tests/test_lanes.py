@@ -1,5 +1,7 @@
 """The streams of a GPU that a fit uses: what waits for what, and what goes first."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from test_beside import CUDA, slow
@@ -46,3 +48,12 @@ def test_all_that_runs_beside_rounds_goes_before_them():
         behind = torch.cuda.current_stream(CUDA)
     # A lower number goes first.
     assert first.priority == second.priority < behind.priority
+
+
+def test_another_thread_sees_what_was_put_on_a_lane_before_the_join():
+    with first_lane(CUDA), torch.cuda.stream(lanes(CUDA)[1]):
+        values = slow(torch.zeros(2**22, device=CUDA), 2000)
+        kept = values.clone()
+        join(CUDA)
+        with ThreadPoolExecutor(1) as thread:
+            assert (thread.submit(kept.cpu).result() == 2000).all()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ from test_refusals import IDLE
 from test_tiff import write_pages
 
 import models.draft
+import models.flight
+import models.forecast
 import models.level_fit
 import models.miner
+import models.store
 import opt
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
@@ -34,6 +38,7 @@ from models.engine import ReferenceEngine
 from options import SAVE_DTYPES, refusals
 from planning import plan
 from run import result
+from run.callbacks import Figures
 from train import main, train
 from utils import UserError, run_command
 
@@ -199,6 +204,42 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
     assert epochs == rounds[waves:]
     assert same_model("straight", "broken")
     assert not Path("ckpts/broken/progress").exists()
+
+
+def test_what_a_commit_keeps_is_begun_before_the_thread_that_writes_is_made_to_wait_for_it(monkeypatch):
+    done = []
+
+    def noted(owner, name):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: done.append(name) or call(*args))
+
+    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    for owner, name in ((models.flight.Point, "state"), (models.miner, "join"), (models.store.Store, "begin_commit")):
+        noted(owner, name)
+    run("--exp_name", "x", "--b_chunks", "5")
+    ends = [n for n, what in enumerate(done) if what == "begin_commit"]
+    assert done.count("state") > 2 and all(done[n - 1] == "join" for n in ends)
+
+
+def test_what_hears_of_a_round_takes_no_time_of_training(monkeypatch):
+    late, seconds = [0.0], []
+    clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + late[0])
+    hear, trained = Figures.on_train_batch_end, models.forecast.Forecast.trained
+
+    def slowly(self, *args):
+        late[0] += 1e6
+        hear(self, *args)
+
+    def note(self, *args):
+        seconds.append(args[-1])
+        trained(self, *args)
+
+    monkeypatch.setattr(models.miner, "time", clock)
+    monkeypatch.setattr(models.miner, "lanes", lambda device: [None, None])
+    monkeypatch.setattr(Figures, "on_train_batch_end", slowly)
+    monkeypatch.setattr(models.forecast.Forecast, "trained", note)
+    run("--exp_name", "x", "--b_chunks", "5")
+    assert len(seconds) > 4 and max(seconds) < 1e6
 
 
 def in_turns(waves, monkeypatch) -> list[int]:
