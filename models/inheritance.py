@@ -5,16 +5,16 @@ A child sees half of its parent's block along every axis. Its cell at local coor
     x = x' / 2 + shift,    shift = (part - 1/2) p / (p - 1),    part 0 or 1,
 
 for p cells along the axis, as both count from -1 at their first cell's centre to 1 at their last one's; where there is
-only one, it is at 0 for both. A first layer
-without encoding moves exactly: W/2 and b + W shift. With encoding, the addition theorem turns the parent's frequency
-2^k into the child's 2^(k-1), and the lowest one would need the child's 2^-1, which it has not. So the parent's features
-are written in the child's by least squares over the cells of a block: exact but for the lowest frequency, the same
-matrix for all blocks of a part, and the least-squares change of any first layer, whatever its weights.
+only one, it is at 0 for both. A first layer without encoding moves exactly: W/2 and b + W shift. With encoding, the
+addition theorem turns the parent's frequency 2^k into the child's 2^(k-1), and the lowest one would need the child's
+2^-1, which it has not. So the parent's features are written in the child's by least squares over the cells of a block:
+exact but for the lowest frequency, the same matrix for all blocks of a part, and the least-squares change of any first
+layer, whatever its weights.
 
-A Gaussian layer is the same function when its weights, biases and a are scaled alike, but a step changes it the less,
-the larger they are. Training lets an a grow. Heirs that keep it may do best where training is short and may fail where
-it is long; those whose a is what a network begins with do not fail, and may lose where it is short. So "inherit" scales
-them to halfway between, by ratio. "exact" keeps the a, for scaling made it fail on a shape (docs/experiments.md).
+A Gaussian layer is the same function when its weights, biases and a are scaled alike, yet it trains otherwise. Heirs of
+"inherit" that keep their parents' a did best on one shape and failed on another; those scaled to the a that a network
+begins with did neither. "inherit" scales them to halfway between, by ratio, as measured best; why is not known.
+"exact" keeps the a, for scaling made it worse on a shape (docs/experiments.md, docs/method.md).
 """
 
 import math
