@@ -51,6 +51,8 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
     (("weight_sharing",), lambda o: _no_hidden_layer(o) and
      (o.weight_sharing == "inherit" or (o.weight_sharing == "exact" and o.pyr == "laplacian")),
      "--n_layers 1, which has no hidden layer to inherit"),
+    (("optimizer",), lambda o: o.optimizer == "muon" and (o.n_layers or DEFAULTS[o.task]["n_layers"]) <= 2,
+     "fewer than 3 --n_layers, also the default in 3D, where no matrix lies between hidden layers and muon is radam"),
     (("beta2",), lambda o: o.optimizer not in ("radam", "adam", "muon"), "an --optimizer of torch-optimizer"),
     (("prune_thr",), lambda o: o.pruning == "none", "--pruning none, which stops no block"),
     (("prune_thr", "pruning"), lambda o: max(o.num_epochs or (DEFAULTS[o.task]["last_epochs"],)) <= o.val_freq,

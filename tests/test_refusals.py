@@ -84,11 +84,15 @@ IDLE = [
     ("--val_freq 200", "--pruning zero_grad"),
     ("--pruning none --num_epochs 2 4 --val_freq 2 --loss_thr 0.05", "--prune_thr 0.04"),
     ("--engine reference", "--precision tf32"),
+    ("--n_layers 2", "--optimizer muon"),
+    ("--n_layers 1", "--optimizer muon"),
 ]
 
 
 # The same, of what tests do not train.
-IDLE_ELSEWHERE = [("--optimizer yogi", "--beta2 0.9"), ("--task mesh --path a", "--output_start 1")]
+IDLE_ELSEWHERE = [("--optimizer yogi", "--beta2 0.9"), ("--task mesh --path a", "--output_start 1"),
+                  ("--task mesh --path a", "--optimizer muon"),
+                  ("--task volume --path a --preset miner_pl", "--optimizer muon")]  # fmt: skip
 
 
 def test_a_default_may_be_spelled_out():
@@ -126,6 +130,9 @@ def test_an_option_that_changes_nothing_is_refused(command, added):
         "--preset miner_pl --solve_start",
         "--resume --n_scales 1 --coarse_share 0.5",
         "--optimizer yogi",
+        "--optimizer muon",
+        "--optimizer muon --task mesh --path a --n_layers 3",
+        "--optimizer muon --task mesh --path a --preset paper",
     ],
 )
 def test_an_option_that_a_preset_sets_or_a_run_began_with_is_no_reason_to_refuse(command):
