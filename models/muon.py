@@ -32,7 +32,8 @@ class Muon(torch.optim.RAdam):
         state["momentum"] = momentum = gradient + MOMENTUM * state["momentum"] if "momentum" in state else gradient
         layers = zip(*(self._network.unpack(x) for x in (rows.data, before, momentum)), strict=True)
         for new, old, moved in list(layers)[1:-1]:
-            new.w.copy_(old.w - lr * min(old.w.shape[1:]) ** 0.5 * _orthogonal(moved.w))
+            # min(in, out) singular values near 1 are a root mean square near 1 / sqrt(max(in, out)).
+            new.w.copy_(old.w - lr * max(old.w.shape[1:]) ** 0.5 * _orthogonal(moved.w))
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:

@@ -123,3 +123,21 @@ def test_step_coefficients_are_those_of_torch(optimizer):
         adaptive, plain, eps = step_coefficients(optimizer, step, lr, (0.9, 0.999), 1e-8)
         mine -= m * (adaptive / (v**0.5 + eps) + plain)
         assert mine == pytest.approx(w.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (64, 4), (1, 9), (9, 1), (7, 7), (20, 20)])
+def test_the_step_of_a_hidden_matrix_is_an_orthogonal_one_of_size_lr_whatever_its_shape(shape):
+    network = Network(2, 8, 3, 3, "sin")
+    # A network's hidden matrices are square; the step holds for any.
+    network.__dict__["widths"] = [(2, shape[0]), shape, (shape[1], 3)]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5, network.row_size, generator=generator)
+    before = network.unpack(rows.clone())[1].w
+    rows.grad = torch.randn(rows.shape, generator=generator)
+    optimizer_class("muon")([rows], lr=0.01, network=network).step()
+    step = (before - network.unpack(rows)[1].w).double()
+    size = step.square().mean((1, 2)).sqrt() / 0.01
+    assert size.min() > 0.65 and size.max() < 1.25
+    values = torch.linalg.svdvals(step)
+    assert (values.amax(1) < 0.0125 * max(shape) ** 0.5).all()
+    assert (values.median(1).values > 0.006 * max(shape) ** 0.5).all()
