@@ -127,7 +127,11 @@ class Options:
         choices=PRUNING,
     )
     beta2: float = option(0.99, "decay of the second moment of radam and adam", type=float, metavar="B")
-    val_freq: int = option(50, "epochs between two prunings", type=int, metavar="N")
+    val_freq: int = option(
+        50, "epochs between two prunings; with --pruning none, where the model is the same whatever it is, between two "
+        "points of the curves and of a resume",
+        type=int, metavar="N",
+    )  # fmt: skip
     pyr: str = option("laplacian", "levels learn residuals, or the signal itself", choices=PYRAMIDS)
     b_chunks: int = option(16384, "the most blocks on the device at once", type=int, metavar="N")
     memory: int | None = option(

@@ -520,6 +520,18 @@ def test_what_becomes_of_good_blocks_changes_the_model_and_without_pruning_they_
     assert whole > copied != zeroed != whole
 
 
+def test_without_pruning_val_freq_is_of_the_curves_alone_as_its_help_says(capsys):
+    for often in ("2", "3"):
+        run("--exp_name", often, "--pruning", "none", "--val_freq", often)
+    assert same_model("2", "3")
+    curves = [EventAccumulator(f"logs/{name}").Reload().Scalars("fit/loss") for name in ("2", "3")]
+    assert [[event.step for event in curve] for curve in curves] == [[2, 4, 6, 8, 10], [3, 4, 7, 10]]
+    with pytest.raises(SystemExit):
+        opt.parse(["--help"])
+    told = " ".join(capsys.readouterr().out.split("--val_freq")[-1].split("--pyr")[0].split())
+    assert "with --pruning none, where the model is the same" in told
+
+
 def test_an_engine_that_cannot_zero_gradients_is_refused_by_name(capsys):
     assert "--engine fused cannot run this" in refused(capsys, *TINY, "--pruning", "zero_grad", "--engine", "fused")
 
