@@ -1,5 +1,6 @@
 """How good a reconstruction is. Everything is a sum over regions, so a large signal is measured strip by strip."""
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -74,14 +75,13 @@ class Seams:
         """
         known, perfect = known or (0,) * len(start), not error.abs().amax()
         for axis, (p, first) in enumerate(zip(self.patch, start, strict=True)):
-            since = [n if k != axis else max(n - 1, 0) for k, n in enumerate(known)]
-            cells = error[tuple(slice(n, None) for n in since)]
+            cells = _unknown(error, axis, known)
             others = [k for k in range(cells.ndim) if k != axis]
             if perfect:
                 layers = cells.new_zeros(cells.shape[axis] - 1)
             else:
                 layers = cells.diff(dim=axis).abs_().sum(others, dtype=torch.float64)
-            at_border = (torch.arange(len(layers), device=cells.device) + first + since[axis] + 1) % p == 0
+            at_border = (torch.arange(len(layers), device=cells.device) + first + max(known[axis] - 1, 0) + 1) % p == 0
             each = math.prod(cells.shape[k] for k in others)
             self.border.add(layers[at_border], each)
             self.inside.add(layers[~at_border], each)
@@ -93,6 +93,53 @@ class Seams:
     def value(self) -> float:
         """The ratio of the mean steps; not a number where there is no border or no error inside."""
         return self.border.value / self.inside.value if self.inside.total else math.nan
+
+
+@dataclass
+class Likeness:
+    """The correlation of cells that lie side by side: 0 of random numbers whatever their distribution, near 1 of a
+    photograph. Of several channels it is that of all, each about its own mean.
+
+    Of its terms: the squared steps, the squares, and the totals by channel of `count` cells.
+    """
+
+    steps: Mean = field(default_factory=Mean)
+    squares: Mean = field(default_factory=Mean)
+    totals: tuple[float, ...] = ()
+    count: int = 0
+
+    def add(self, values: Tensor, known: tuple[int, ...] | None = None) -> None:
+        """Add a region's values [*space, c], of which along each axis the first `known` layers were added before."""
+        known = known or (0,) * (values.ndim - 1)
+        for axis in range(len(known)):
+            self.steps.add(_unknown(values, axis, known).diff(dim=axis).square_())
+        fresh = values[tuple(slice(n, None) for n in known)].flatten(0, -2)
+        self.squares.add(fresh.square())
+        self._add(tuple(fresh.sum(0, dtype=torch.float64).tolist()), len(fresh))
+
+    def _add(self, totals: tuple[float, ...], count: int) -> None:
+        self.totals = tuple(a + b for a, b in itertools.zip_longest(self.totals, totals, fillvalue=0.0))
+        self.count += count
+
+    def __add__(self, other: "Likeness") -> "Likeness":
+        both = Likeness(self.steps + other.steps, self.squares + other.squares, self.totals, self.count)
+        both._add(other.totals, other.count)
+        return both
+
+    @property
+    def value(self) -> float:
+        """Not a number where there is one cell, or all are alike."""
+        if not self.steps.total:
+            return math.nan
+        means = [total / self.count for total in self.totals]
+        variance = self.squares.value - sum(mean * mean for mean in means) / len(means)
+        return 1 - self.steps.value / (2 * variance) if variance > 0 else math.nan
+
+
+def _unknown(values: Tensor, axis: int, known: tuple[int, ...]) -> Tensor:
+    """Of a region [*space, c] the cells whose steps along an axis are new: `known` layers of each were added before."""
+    since = [n if k != axis else max(n - 1, 0) for k, n in enumerate(known)]
+    return values[tuple(slice(n, None) for n in since)]
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:

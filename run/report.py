@@ -14,7 +14,7 @@ from datasets.grid import Box, is_zero
 from datasets.source import Source
 from machine.cores import TILE_VALUES, in_threads
 from machine.ranks import Ranks
-from metrics import SSIM_WINDOW, Mean, Overlap, Seams, psnr, ssim_map
+from metrics import SSIM_WINDOW, Likeness, Mean, Overlap, Seams, psnr, ssim_map
 from models.pyramid import Pyramid
 from utils import UserError
 
@@ -28,7 +28,8 @@ MOST_SURFACE_CELLS = 1024
 
 @torch.no_grad()
 def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_cells: int = 2**22) -> dict[str, float]:
-    """PSNR of all cells and of the worst block, SSIM of images, IoU of occupancies, and the seam measure.
+    """PSNR of all cells and of the worst block, the seam measure, and IoU of occupancies or SSIM of images and the
+    correlation of their neighbouring cells.
 
     Of the finest level, with peak 1. What a sum over nothing gives, as the SSIM of an image smaller than its window,
     is not a number. Several processes share the strips, and all of them must call this.
@@ -66,7 +67,7 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
     }
     if source.signal.mode == "occupancy":
         return figures | {"iou": sums.overlap.value}
-    return figures | {"ssim": sums.similarity.value}
+    return figures | {"ssim": sums.similarity.value, "neighbour_correlation": sums.likeness.value}
 
 
 @dataclass
@@ -78,12 +79,13 @@ class Sums:
     similarity: Mean
     overlap: Overlap
     seams: Seams
+    likeness: Likeness
     worst: float = 0.0
 
     @classmethod
     def of(cls, patch: tuple[int, ...]) -> "Sums":
         """Of nothing yet, with blocks of `patch` cells along each axis."""
-        return cls(Mean(), Mean(), Mean(), Overlap(), Seams(patch))
+        return cls(Mean(), Mean(), Mean(), Overlap(), Seams(patch), Likeness())
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -92,6 +94,7 @@ class Sums:
             self.similarity + other.similarity,
             self.overlap + other.overlap,
             self.seams + other.seams,
+            self.likeness + other.likeness,
             max(self.worst, other.worst),
         )
 
@@ -105,7 +108,8 @@ def _wider(region: Box, reach: int) -> Box:
 def _measured(pyramid: Pyramid, mode: str, region: Box, wide: Box, found: Tensor, truth: Tensor) -> Sums:
     """The sums of a region that is made of whole blocks, from the cells [*wide, c] around it."""
     sums, error = Sums.of(pyramid.grid.patch), found - truth
-    sums.seams.add(error, wide.start, tuple(a - b for a, b in zip(region.start, wide.start, strict=True)))
+    known = tuple(a - b for a, b in zip(region.start, wide.start, strict=True))
+    sums.seams.add(error, wide.start, known)
     if pyramid.grid.ndim == 3 and is_zero(found) and is_zero(truth):
         sums.squares.count = sums.mean.count = region.size * truth.shape[-1]
         return sums
@@ -115,6 +119,7 @@ def _measured(pyramid: Pyramid, mode: str, region: Box, wide: Box, found: Tensor
     sums.worst = _block_mse(pyramid, inner, region).max().item()
     if pyramid.grid.ndim == 2:
         sums.similarity.add(ssim_map(found, truth))
+        sums.likeness.add(truth, known)
     if mode == "occupancy":
         sums.overlap.add(wide.crop(found, region) > 0.5, wide.crop(truth, region) > 0.5)
     return sums

@@ -9,7 +9,7 @@ from conftest import level_cells, make_source, random_pyramid
 
 from datasets.grid import Grid
 from datasets.source import ArraySource, Signal
-from metrics import Mean, Overlap, Seams, psnr, ssim_map
+from metrics import Likeness, Mean, Overlap, Seams, psnr, ssim_map
 from run import report
 
 
@@ -72,6 +72,39 @@ def test_seams_without_a_border_or_an_inside_are_undefined(shape, patch):
     seams = Seams(patch)
     seams.add(level_cells(shape), (0, 0))
     assert math.isnan(seams.value)
+
+
+def correlation_by_brute_force(values):
+    steps = [np.diff(values, axis=axis).ravel() ** 2 for axis in range(values.ndim - 1)]
+    return 1 - np.concatenate(steps).mean() / (2 * values.var(tuple(range(values.ndim - 1))).mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (9, 1), (7, 5), (3, 4, 5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_likeness_is_the_correlation_of_neighbours(shape, channels):
+    values = level_cells(shape, channels).double() + torch.arange(channels)
+    found = Likeness()
+    found.add(values)
+    assert found.value == pytest.approx(correlation_by_brute_force(values.numpy()))
+
+
+def test_likeness_tells_noise_from_what_is_smooth_whatever_the_distribution_and_the_channels():
+    rng = np.random.default_rng(0)
+    noises = [rng.random((64, 64, 3)), rng.normal(5, 1e-2, (64, 64, 1)), rng.random((64, 64, 1)) < 0.05,
+              np.concatenate([rng.random((64, 64, 3)), np.ones((64, 64, 1))], 2)]  # fmt: skip
+    ramp = np.linspace(0, 1, 64)[:, None, None] * np.ones((64, 64, 1))
+    for cells in noises:
+        likeness = Likeness()
+        likeness.add(torch.from_numpy(cells.astype(np.float32)))
+        assert abs(likeness.value) < 0.06
+    likeness = Likeness()
+    likeness.add(torch.from_numpy(ramp))
+    assert likeness.value > 0.99
+    for flat in (torch.full((8, 8, 2), 0.3), torch.ones(1, 1, 1)):
+        likeness = Likeness()
+        likeness.add(flat)
+        assert math.isnan(likeness.value)
+    assert math.isnan(Likeness().value)
 
 
 def ssim_by_brute_force(x, y):
@@ -144,6 +177,9 @@ def test_the_figures_of_a_run_against_brute_force(grid, monkeypatch):
     assert found["psnr_worst_block"] == pytest.approx(-10 * np.log10(max(map(np.mean, blocks.values()))))
     if min(grid.block_counts(0)) > 1:
         assert found["seam"] == pytest.approx(seam_by_brute_force(error, grid.patch), rel=1e-5)
+    if grid.ndim == 2 and grid.shape != (1, 1):
+        truth = source.read(grid.level_box(0), 0).double().numpy()
+        assert found["neighbour_correlation"] == pytest.approx(correlation_by_brute_force(truth), abs=1e-6)
 
 
 def test_the_figures_of_a_volume_that_is_empty_but_for_a_block_against_brute_force(monkeypatch):

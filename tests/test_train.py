@@ -635,12 +635,46 @@ def test_a_target_that_is_missed_says_by_how_much_and_what_to_change(capsys):
     assert "chooses" not in line
 
 
-@pytest.mark.parametrize(("psnr", "noise"), [(15.4, True), (29.9, False), (38.5, False)])
-def test_only_what_ends_as_low_as_noise_is_called_noise(psnr, noise, capsys):
+@pytest.mark.parametrize(
+    ("psnr", "correlation", "noise"),
+    [(15.4, 0.0, True), (30.0, -0.2, True), (44.0, 0.0, False), (15.4, 0.5, False), (15.4, -0.9, False),
+     (15.4, float("nan"), False)],
+)  # fmt: skip
+def test_only_a_picture_whose_neighbours_have_little_in_common_is_called_noise(psnr, correlation, noise, capsys):
     found = run("--exp_name", "a", "--num_epochs", "1", "--loss_thr", "2e-7")
-    options = found["options"] | {"num_epochs": (50, 200)}
+    capsys.readouterr()
     level = found["levels"]["0"] | {"active": 4, "converged": 0}
-    result.say(found | {"psnr": psnr, "options": options, "levels": {"0": level}})
+    found |= {"psnr": psnr, "neighbour_correlation": correlation, "levels": {"0": level}}
+    result.say(found | {"options": found["options"] | {"num_epochs": (50, 200)}})
+    assert ("as random as noise" in capsys.readouterr().out) == noise
+    result.say(found | {"options": found["options"] | {"num_epochs": (50, 200)}, "stopped_early": True})
+    assert "networks of the finest" not in capsys.readouterr().out
+    result.say(found)
+    assert "as random as noise" not in capsys.readouterr().out
+
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("array", "rate", "noise"),
+    [
+        (RANDOM.integers(0, 256, (32, 32, 1)).astype(np.uint8), "3e-2", True),
+        (RANDOM.integers(0, 256, (32, 32, 3)).astype(np.uint8), "3e-2", True),
+        (RANDOM.normal(5, 3, (33, 31, 3)).astype(np.float32), "3e-2", True),
+        (RANDOM.random((32, 32, 4)), "3e-2", True),
+        (planet(32, 32), "3e-2", False),
+        (planet(32, 32), "1e-6", False),
+        (np.full((32, 32, 3), 90, np.uint8), "1e-6", False),
+        (RANDOM.integers(0, 256, (16, 16, 16)).astype(np.uint8), "1e-2", False),
+    ],
+    ids=["grey", "RGB", "float", "RGBA float", "sample", "sample, untrained", "constant", "volume"],
+)
+def test_noise_is_what_the_pixels_are_and_not_how_well_they_were_learnt(array, rate, noise, capsys):
+    np.save("x.npy", array)
+    task = ["--task", "volume"] if array.shape == (16, 16, 16) else []
+    argv = ["--path", "x.npy", *task, "--patch_size", "16", "--num_epochs", "50", "--lr", rate, "--loss_thr", "1e-6"]
+    train(*opt.parse([*argv, "--n_scales", "2", "--quiet"]))
     assert ("as random as noise" in capsys.readouterr().out) == noise
 
 
