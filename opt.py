@@ -59,7 +59,7 @@ def parse(argv: list[str] | None = None) -> tuple[Options, frozenset[str]]:
 def settle(o: Options, shape: tuple[int, ...]) -> Options:
     """Fill in what depends on the input, whose cells are `shape`, slow to fast."""
     usual = DEFAULTS[o.task]
-    if o.target_psnr and (o.task, o.preset, o.n_hidden, o.patch_size) == ("image", "ours", None, None):
+    if o.target_psnr and (o.n_hidden, o.patch_size) == (None, None) and not other_networks(o):
         chosen = by_target(o.target_psnr)
         o = dataclasses.replace(o, **{name: value for name, value in chosen.items() if getattr(o, name) is None})
     patch = _per_axis(o.patch_size or (usual["patch"],), len(shape))
@@ -87,6 +87,21 @@ def settle(o: Options, shape: tuple[int, ...]) -> Options:
         solve_start=usual["solve_start"] if o.solve_start is None else o.solve_start,
         precision=o.precision or "bfloat16", exp_name=o.exp_name or default_name(o),
     )  # fmt: skip
+
+
+def other_networks(o: Options) -> str | None:
+    """What keeps --target_psnr from choosing width and patch, for networks that its choice was not measured with."""
+    if o.task != "image":
+        return f"--task {o.task}"
+    if o.preset != "ours":
+        return f"--preset {o.preset}"
+    return "--n_layers 1" if o.n_layers == 1 else None
+
+
+def left_by_target(o: Options, given: frozenset[str]) -> str | None:
+    """Beside what a --target_psnr that is given chooses no width and no patch, where neither is given."""
+    free = "target_psnr" in given and not given & {"n_hidden", "patch_size"} and not o.resume
+    return other_networks(o) if free else None
 
 
 def default_name(o: Options) -> str:

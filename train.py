@@ -117,6 +117,11 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         options = opt.settle(options, source.shape)
         for name, where in idle(options, given) if group.first else ():
             print(f"--{name} changes nothing here, with {where}", file=sys.stderr)
+        if group.first and (beside := opt.left_by_target(options, given)):
+            print(
+                f"--target_psnr sets loss_thr alone: with {beside} it chooses no n_hidden and no patch_size",
+                file=sys.stderr,
+            )
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)

@@ -146,7 +146,7 @@ class Options:
     precision: str | None = option(
         None,
         "what the fused engine multiplies in training; sums and weights are float32 (default: bfloat16; tf32 where "
-        "--target_psnr is above 52)",
+        "--target_psnr chooses for more than 52 dB)",
         choices=PRECISIONS,
     )
     save_dtype: str = option(

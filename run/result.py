@@ -105,7 +105,7 @@ def _is_noise(result: dict[str, Any]) -> bool:
 
 def _missed(o: Options, psnr: float) -> str:
     """What to change where a run has not reached its --target_psnr."""
-    larger = larger_target(o.target_psnr) if (o.task, o.preset) == ("image", "ours") else None
+    larger = None if opt.other_networks(o) else larger_target(o.target_psnr)
     other = f"; where neither is given, --target_psnr {larger:g} chooses larger networks" if larger else ""
     return f"--target_psnr {o.target_psnr:g} was missed by {o.target_psnr - psnr:.2f} dB: {_larger(o)}{other}"
 

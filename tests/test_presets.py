@@ -86,6 +86,8 @@ def test_an_unknown_preset_is_refused():
         ("--target_psnr 58 --patch_size 8", 20, 8),
         ("--preset miner_pl --target_psnr 58", 20, 32),
         ("--target_psnr 58 --task volume --path a", 16, 16),
+        ("--target_psnr 58 --n_layers 1", 20, 32),
+        ("--target_psnr 58 --n_layers 2", 28, 16),
     ],
 )
 def test_a_target_chooses_width_and_patch_where_neither_is_given(text, n_hidden, patch):
@@ -93,6 +95,24 @@ def test_a_target_chooses_width_and_patch_where_neither_is_given(text, n_hidden,
     assert (o.n_hidden, o.patch_size[0]) == (n_hidden, patch)
     assert o.loss_thr == pytest.approx(10 ** (-o.target_psnr / 10))
     assert opt.settle(o, o.input_size[::-1]) == o
+
+
+@pytest.mark.parametrize(
+    ("text", "beside"),
+    [
+        ("--target_psnr 58", None),
+        ("--preset miner_pl", None),
+        ("--preset miner_pl --target_psnr 58", "--preset miner_pl"),
+        ("--preset paper --target_psnr 58", "--preset paper"),
+        ("--preset paper --target_psnr 58 --n_hidden 9", None),
+        ("--target_psnr 58 --n_layers 1", "--n_layers 1"),
+        ("--target_psnr 58 --n_layers 1 --patch_size 8", None),
+        ("--task volume --path a --target_psnr 58", "--task volume"),
+        ("--preset paper --target_psnr 58 --resume", None),
+    ],
+)
+def test_what_a_target_does_not_choose_is_known_where_the_command_does_not(text, beside):
+    assert opt.left_by_target(*opt.parse(text.split())) == beside
 
 
 @pytest.mark.parametrize("psnr", [20, 31, 33.5, 40, 45, 52, 60])

@@ -630,9 +630,16 @@ def test_a_target_that_is_missed_says_by_how_much_and_what_to_change(capsys):
     assert f"missed by {40 - result['psnr']:.2f} dB" in line and "--target_psnr 41 chooses larger networks" in line
     run("--exp_name", "a", "--target_psnr", "5", "--num_epochs", "4")
     assert "target_psnr" not in capsys.readouterr().err
-    run("--exp_name", "a", "--target_psnr", "40", "--num_epochs", "1", "--preset", "paper")
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "missed" in line)
-    assert "chooses" not in line
+
+
+@pytest.mark.parametrize("beside", ["--preset paper", "--n_layers 1"])
+def test_a_target_that_chooses_no_networks_says_so_and_is_not_advised_to_choose_larger_ones(beside, capsys):
+    argv = ["--input_size", "24", "16", "--num_epochs", "1", "--quiet", "--target_psnr", "40", *beside.split()]
+    train(*opt.parse([*argv, "--exp_name", "a"]))
+    told = capsys.readouterr().err.splitlines()
+    assert f"--target_psnr sets loss_thr alone: with {beside} it chooses no n_hidden and no patch_size" in told[0]
+    (missed,) = (line for line in told if "missed" in line)
+    assert "chooses" not in missed and ("--n_layers (was 1)" in missed) == (beside == "--n_layers 1")
 
 
 @pytest.mark.parametrize(
