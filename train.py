@@ -200,13 +200,14 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         with interruptible(miner, options.exp_name, group):
             trainer.fit(miner)
             fit_seconds = miner.seconds
+            fit_peak = utils.peak_device_bytes(device)
             about = {"signal": dataclasses.asdict(source.signal), "options": run_facts["options"], **source.about}
             about["levels"] = {report.level: dataclasses.asdict(report) for report in miner.reports}
             model_file.finish(draft, pyramid, utils.jsonable(about))
             save_seconds = miner.seconds - fit_seconds
             # What training has freed, measured half of its peak, would be there beside what measuring takes.
             give_back()
-            figures = figures_of(model_path, source, options, limits, group)
+            figures = figures_of(model_path, source, options, limits, group, fit_peak)
 
     result = figures | {
         "engine": engine.name,

@@ -25,8 +25,14 @@ FAR_BELOW = 3.0
 AS_RANDOM, ENOUGH_EPOCHS, NOISE_PSNR = 0.25, 50, 44.0
 
 
-def figures_of(path: Path, source: Source, options: Options, limits: Limits, group: Ranks) -> dict[str, Any]:
-    """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took."""
+def figures_of(
+    path: Path, source: Source, options: Options, limits: Limits, group: Ranks, fit_peak: int | None
+) -> dict[str, Any]:
+    """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took.
+
+    Args:
+        fit_peak: bytes of GPU memory that the fit of this process took, None without a GPU.
+    """
     model_bytes = path.stat().st_size
     source_bytes = sum(file.stat().st_size for file in source_files(options.path)) if options.path else None
     pyramid, about = model_file.load(path, source.device, options.engine, lazy=model_bytes > limits.row_bytes)
@@ -34,8 +40,8 @@ def figures_of(path: Path, source: Source, options: Options, limits: Limits, gro
     measured = quality(pyramid, source, group, limits.strip_cells)
     if options.task == "mesh" and group.first:
         measured |= shape_distance(pyramid, about)
-    peaks = zip(*group.gather((utils.peak_host_bytes(), utils.peak_device_bytes(source.device))), strict=True)
-    peak_host, peak_device = (max(bytes_, key=lambda n: n or 0) for bytes_ in peaks)
+    peaks = utils.peak_host_bytes(), utils.peak_device_bytes(source.device), fit_peak
+    host, device, fit = (max(bytes_, key=lambda n: n or 0) for bytes_ in zip(*group.gather(peaks), strict=True))
     return {
         **measured,
         "n_params": pyramid.n_params,
@@ -47,8 +53,9 @@ def figures_of(path: Path, source: Source, options: Options, limits: Limits, gro
         "levels": about["levels"],
         "device": utils.device_name(source.device),
         "devices": group.count,
-        "peak_host_bytes": peak_host,
-        "peak_device_bytes": peak_device,
+        "peak_host_bytes": host,
+        "peak_device_bytes": device,
+        "fit_peak_device_bytes": fit,
         "seed": options.seed,
         "versions": utils.versions(source.device),
         "options": dataclasses.asdict(options),

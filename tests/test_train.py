@@ -30,6 +30,7 @@ import models.level_fit
 import models.miner
 import models.store
 import opt
+import utils
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
 from machine import memory
@@ -113,6 +114,20 @@ def test_a_run_leaves_a_model_its_figures_and_curves_and_nothing_else(capsys):
             "peak_device_bytes", "engine", "device", "seed", "versions", "options"} <= stored.keys()  # fmt: skip
     assert stored["model_bytes"] == Path("ckpts/x/model.safetensors").stat().st_size
     assert list(Path("logs/x").glob("events.out.tfevents.*"))
+
+
+def test_the_memory_of_a_fit_is_told_apart_from_that_of_measuring_its_model(monkeypatch):
+    assert run()["fit_peak_device_bytes"] is None
+    so_far, quality = [7], result.quality
+
+    def measure(*given):
+        so_far[0] = 12
+        return quality(*given)
+
+    monkeypatch.setattr(utils, "peak_device_bytes", lambda device: so_far[0])
+    monkeypatch.setattr(result, "quality", measure)
+    found = run()
+    assert (found["fit_peak_device_bytes"], found["peak_device_bytes"]) == (7, 12)
 
 
 def test_tensorboard_shows_a_run_as_one_curve_and_its_levels_as_one_slider():
