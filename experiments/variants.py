@@ -16,12 +16,11 @@ from torch import Tensor
 
 from datasets.residual import LevelTargets
 from experiments.watched import watched
-from losses import balanced_loss, block_mse
 from models import inheritance, level_fit, miner
 from models.engine import Blocks, ReferenceEngine
 from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
-from models.engine.reference import forward
+from models.engine.reference import forward, whole_vectors
 from models.level_fit import LevelFit
 from models.network import COLOUR, Layer, Network
 from utils import hash_uniform
@@ -103,29 +102,21 @@ def hard_cells(_: dict) -> list:
     """
 
     def train_tile(self: ReferenceEngine, network, inputs, tile: Blocks, round_, kind: int) -> tuple[Tensor, dict]:
-        rows = tile.rows.requires_grad_()
-        optimizer = self._optimizer(network, rows, round_.start_lr)
-        if tile.moments:
-            optimizer.load_state_dict(tile.moments)
-        real = round_.cells[kind].unique()
-        x = inputs[:, real].expand(len(rows), -1, -1)
-        targets = tile.targets[:, :, real]
+        cells, real = round_.cells[kind], round_.cells[kind].unique()
         with torch.no_grad():
-            wrong = (forward(network, rows, tile.amplitude, x) - targets).square().mean(1)
-            below = (wrong.double() + 1e-12).cumsum(1)
-        place = torch.searchsorted(real, round_.cells[kind])
-        for step, (cells, lr) in enumerate(zip(place, round_.lr, strict=True)):
-            optimizer.param_groups[0]["lr"] = lr
-            rows.grad = None
-            half = len(cells) // 2
-            drawn = hash_uniform(step, cells[: max(1, half)]) * below[:, -1:]
-            hard = torch.searchsorted(below, drawn, right=True).clamp(max=len(real) - 1)
-            shown = torch.cat([cells[half:].expand(len(rows), -1), hard], 1)[:, None]
-            prediction = forward(network, rows, tile.amplitude, x.gather(2, shown.expand(-1, len(inputs), -1)))
-            loss = block_mse(prediction, targets.gather(2, shown.expand(-1, network.n_out, -1)))
-            balanced_loss(loss).backward()
-            optimizer.step()
-        return rows.detach(), optimizer.state_dict()
+            found = forward(network, tile.rows, tile.amplitude, inputs[:, whole_vectors(real)])[:, :, : len(real)]
+            below = ((found - tile.targets[:, :, real]).square().mean(1).double() + 1e-12).cumsum(1)
+        half = cells.shape[1] // 2
+
+        def steps() -> Iterator[tuple[Tensor, Tensor]]:
+            for step, these in enumerate(cells):
+                drawn = hash_uniform(step, these[: max(1, half)]) * below[:, -1:]
+                hard = real[torch.searchsorted(below, drawn, right=True).clamp(max=len(real) - 1)]
+                seen = torch.cat([these[half:].expand(len(tile), -1), hard], 1)
+                wanted = tile.targets.gather(2, seen[:, None].expand(-1, network.n_out, -1))
+                yield inputs[:, whole_vectors(seen)].transpose(0, 1), wanted
+
+        return self._take_steps(network, tile, steps(), round_)
 
     return [patch.object(ReferenceEngine, "_train_tile", train_tile)]
 

@@ -24,6 +24,8 @@ from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.times import SIZES, draw
 from experiments.tried import HEIRS, SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
+from models.engine import reference
+from models.engine.reference import forward
 from models.network import Network
 from options import presets
 from options.presets import by_target
@@ -78,6 +80,15 @@ def test_hard_cells_are_drawn_alike_whatever_was_drawn_before():
         torch.manual_seed(n)
         found.append(measure(Row("t", "g", "a", tuple(TINY.split()), "hard cells"))["psnr"])
     assert found[0] == found[1]
+
+
+def test_hard_cells_train_as_the_method_does_but_for_the_cells(monkeypatch):
+    argv, seen = (*TINY.split(), "--input_size", "41", "23", "--loss_thr", "0.02"), []
+    monkeypatch.setattr(reference, "forward", lambda *args: seen.append(args[3].shape[-1]) or forward(*args))
+    copied, zeroed = (
+        measure(Row("t", "g", way, (*argv, "--pruning", way), "hard cells"))["psnr"] for way in ("none", "zero_grad")
+    )
+    assert copied != zeroed and {cells % reference.WHOLE_VECTORS for cells in seen} == {0}
 
 
 def test_a_variant_is_gone_when_it_is_over():

@@ -8,7 +8,7 @@ cache and has a core to itself.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,8 @@ class Gaussian(torch.autograd.Function):
 
 
 def forward(network: Network, rows: Tensor, amplitude: Tensor, x: Tensor) -> Tensor:
-    """Evaluate every block at the same encoded cells: rows [n, row], amplitude [n], x [in, b] -> [n, c, b].
+    """Evaluate every block at encoded cells, the same x [in, b] or its own [n, in, b]: rows [n, row], amplitude [n] ->
+    [n, c, b].
 
     A block alone gives the bits that it gives in company, if b is a multiple of WHOLE_VECTORS: a product of one matrix
     takes another path than one of many, so a single block is doubled, and the ends of arrays are rounded otherwise
@@ -132,17 +133,32 @@ class ReferenceEngine:
     def _train_tile(
         self, network: Network, inputs: Tensor, tile: Blocks, round_: Round, kind: int
     ) -> tuple[Tensor, dict]:
-        """The rows and moments of a tile's blocks after a round; their targets are let go of."""
+        """The rows and moments of a tile's blocks, all of a kind, after a round."""
+        cells = round_.cells[kind]
+        steps = (
+            (inputs.index_select(1, shown), tile.targets.index_select(2, real))
+            for real, shown in zip(cells, whole_vectors(cells), strict=True)
+        )
+        return self._take_steps(network, tile, steps, round_)
+
+    def _take_steps(
+        self, network: Network, tile: Blocks, steps: Iterable[tuple[Tensor, Tensor]], round_: Round
+    ) -> tuple[Tensor, dict]:
+        """The rows and moments of a tile's blocks after steps of a round.
+
+        Args:
+            steps: for each, the cells to see, encoded, [in, b] or a block's own [n, in, b], in whole vectors; and the
+                targets of as many of them as are real, [n, c, b_real].
+        """
         rows = tile.rows.requires_grad_()
         optimizer = self._optimizer(network, rows, round_.start_lr)
         if tile.moments:
             optimizer.load_state_dict(tile.moments)
-        padded = whole_vectors(round_.cells[kind])
-        for cells, shown, lr in zip(round_.cells[kind], padded, round_.lr, strict=True):
+        for (x, targets), lr in zip(steps, round_.lr, strict=True):
             optimizer.param_groups[0]["lr"] = lr
             rows.grad = None
-            prediction = forward(network, rows, tile.amplitude, inputs.index_select(1, shown))[:, :, : len(cells)]
-            balanced_loss(block_mse(prediction, tile.targets.index_select(2, cells))).backward()
+            prediction = forward(network, rows, tile.amplitude, x)[:, :, : targets.shape[2]]
+            balanced_loss(block_mse(prediction, targets)).backward()
             if tile.zeroed is not None:
                 rows.grad.masked_fill_(tile.zeroed[:, None], 0)
             optimizer.step()
