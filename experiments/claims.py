@@ -4,9 +4,10 @@ from pathlib import Path
 
 from experiments.inputs import mesh, shapes, stand_in
 from experiments.rows import Row
+from experiments.settings import MESH, epochs
 
 SIZE = (2048, 1024)
-EPOCHS = "--n_scales 4 --num_epochs 50 50 50 200 --patch_size 32"
+EPOCHS = f"{epochs()} --patch_size 32"
 PATCHES = (8, 16, 32, 64)
 WHOLE = "--input_size 4096 2048 --patch_size 16"
 GROUPS = {
@@ -113,7 +114,6 @@ PRUNING = {
     "gradients zeroed, plain torch, adam at 1e-2": (
         "--engine reference --pruning zero_grad --optimizer adam --lr 1e-2", "watched"),
 }  # fmt: skip
-SHAPE_EPOCHS = "--n_scales 4 --num_epochs 50 50 50 150"
 
 
 def claims(folder: Path, stand_ins: Path | None) -> list[Row]:
@@ -130,7 +130,7 @@ def claims(folder: Path, stand_ins: Path | None) -> list[Row]:
     for argv, name in shapes(folder, stand_ins):
         group = f"Threshold of occupancy, {name}"
         for thr in ("5e-2", "5e-3", "5e-4", "2e-7"):
-            usual = (*argv, *SHAPE_EPOCHS.split())
+            usual = (*argv, *epochs(MESH).split())
             rows.append(_row(group, f"{group}: loss_thr {thr}", usual, f"--loss_thr {thr}"))
     return rows
 

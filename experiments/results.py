@@ -9,7 +9,7 @@ from experiments.rows import Row
 # tokyo6k and bunny512 are printed there; for the others they are ours, with as many levels as its rule allows.
 GROUP = "The table of MINER_pl's README"
 PLUTO = "--patch_size 32 32 --batch_size 256 --use_pe --n_layers 3"
-PICTURES = [
+PRINTED = [
     ("pluto4k", "pluto", (4096, 4096), f"{PLUTO} --n_scales 4 --num_epochs 50 50 50 200", (53, 3171, 9.16, 42.14)),
     ("pluto8k", "pluto", (8192, 8192), f"{PLUTO} --n_scales 5 --num_epochs 50 50 50 50 200", (106, 6099, 28.05, 45.09)),
     ("tokyo6k", "tokyo", (6000, 4000), "--patch_size 25 25 --batch_size 192 --n_scales 5 --use_pe --n_layers 3 "
@@ -32,7 +32,7 @@ BUNNY = (
 def results(folder: Path, stand_ins: Path | None) -> list[Row]:
     """The rows of the table, those of less work first."""
     rows = []
-    for name, source, size, settings, (seconds, memory, params, quality) in PICTURES:
+    for name, source, size, settings, (seconds, memory, params, quality) in PRINTED:
         options, what = picture(source, size, stand_ins)
         printed = f"{quality} dB, {params} M, {seconds} s, {memory} MiB"
         about = {"input": what, "MINER_pl, printed, on the original": printed, "settings": settings}

@@ -6,8 +6,8 @@ from typing import Any
 
 from experiments.inputs import own_size, photograph
 from experiments.rows import Row
+from experiments.settings import PICTURES
 
-SIZES = {"moon": (4096, 2048), "relief8k": (8192, 4096)}
 BASE = "--n_scales 4 --a 0.2"
 SETTINGS = (
     "--num_epochs 6 6 6 12", "--num_epochs 12 12 12 25", "--num_epochs 25 25 25 25", "--num_epochs 25 25 25 50",
@@ -28,7 +28,7 @@ INSTANT_NGP = {
 def times(folder: Path, stand_ins: Path | None) -> list[Row]:
     """Fits of rising length and width, of the pictures that instant-ngp was measured on."""
     rows = []
-    for stem, size in SIZES.items():
+    for stem, size in PICTURES.items():
         if not (found := photograph(stem, size, stand_ins)):
             continue
         options, what = found
@@ -54,7 +54,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     results = [result for result in results if result.get("psnr") and "--path" in result["argv"]]
-    stems = [stem for stem in SIZES if any(result["group"] == stem for result in results)]
+    stems = [stem for stem in PICTURES if any(result["group"] == stem for result in results)]
     if not stems:
         return
     figure = Figure((4.5 * len(stems), 3.6), layout="constrained")
@@ -67,7 +67,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         for seconds, psnr, params in [*best[1:-1:3], *best[-1:]]:
             axes.annotate(f"{params:.0f} M", (seconds, psnr), (6, -10), textcoords="offset points", fontsize=8)
         plot_instant_ngp(axes, stem)
-        axes.set(xscale="log", xlabel="seconds of fit", title=f"{stem}, {SIZES[stem][0]}x{SIZES[stem][1]}")
+        axes.set(xscale="log", xlabel="seconds of fit", title=f"{stem}, {PICTURES[stem][0]}x{PICTURES[stem][1]}")
         axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
         axes.minorticks_off()
         axes.grid(alpha=0.3)

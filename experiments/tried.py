@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.inputs import crop, gyroid, photograph, shapes, stand_in
 from experiments.rows import Row
+from experiments.settings import IMAGE, MESH, epochs
 from experiments.variants import VARIANTS
 
 SIZE = (2048, 1024)
@@ -23,9 +24,9 @@ SPLIT = ("--n_hidden", "26")
 # Ideas that options are all of, or a part of.
 OPTIONS = {"split layer": SPLIT, "no pruning": ("--pruning", "none"), "Muon": ("--optimizer", "muon")}
 SETTINGS = {
-    "full": "--num_epochs 50 50 50 200",
-    "half the epochs": "--num_epochs 25 25 25 100 --val_freq 25",
-    "loss_thr 1e-5": "--num_epochs 100 100 100 400 --loss_thr 1e-5",
+    "full": epochs(),
+    "half the epochs": f"{epochs(part=0.5)} --val_freq 25",
+    "loss_thr 1e-5": f"{epochs(part=2)} --loss_thr 1e-5",
 }
 # These won something somewhere, so that a second seed and shapes are worth their time.
 CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels")
@@ -34,15 +35,14 @@ CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels")
 def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
     """Ways to begin, on three pictures and two shapes, at full, half and a quarter of the epochs."""
     rows, moon = [], None
-    for stem, what, options, last in _inputs(folder, stand_ins):
+    for stem, what, options, full in _inputs(folder, stand_ins):
         for budget, part in BUDGETS.items():
-            epochs = [str(round(n * part)) for n in (50, 50, 50, last)]
-            usual = (*options, "--n_scales", "4", "--num_epochs", *epochs, "--val_freq", str(round(50 * part)))
+            usual = (*options, *epochs(full, part).split(), "--val_freq", str(round(50 * part)))
             for seed in (0, 1) if "mesh" in options else (0,):
                 group = f"{what}, {budget} budget, seed {seed}"
                 name, argv = f"{stem}, {budget}, seed {seed}", (*usual, "--seed", str(seed))
                 rows += _ways(group, name, argv, WAYS) + _heirs(group, name, argv)
-        usual = (*options, "--n_scales", "4", "--num_epochs", "50", "50", "50", str(last))
+        usual = (*options, *epochs(full).split())
         if "mesh" in options:
             # What may be to blame where an heir does worse after more epochs.
             few = [way for way in WAYS if way.startswith(("none", "inherit"))]
@@ -52,12 +52,10 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
             rows += _ways(f"{what}, full budget, Gaussian", f"{stem}, Gaussian", (*usual, "--pyr", "gaussian"), WAYS)
     # Small enough for a CPU.
     options, what = gyroid(folder, 96)[0], "gyroid at 96^3"
-    rows += _small(what, "small gyroid, full", (*options, "--num_epochs", "50", "50", "150"))
-    rows += _small(what, "small gyroid, quarter", (*options, "--num_epochs", "12", "12", "38", "--val_freq", "12"))
+    rows += _small(what, "small gyroid", options, MESH[1:])
     if moon:
         options, what = crop(folder, moon, (1500, 700), (512, 512))
-        rows += _small(what, "small moon, full", (*options, "--num_epochs", "50", "50", "100"))
-        rows += _small(what, "small moon, quarter", (*options, "--num_epochs", "12", "12", "25", "--val_freq", "12"))
+        rows += _small(what, "small moon", options, (50, 50, 100))
     return rows
 
 
@@ -74,20 +72,25 @@ def _heirs(group: str, name: str, usual: tuple[str, ...]) -> list[Row]:
     ]
 
 
-def _small(what: str, name: str, usual: tuple[str, ...]) -> list[Row]:
-    group = f"{what}, {name.split()[-1]} budget, small"
-    return _ways(group, name, usual, [way for way in WAYS if not way.startswith("paper")]) + _heirs(group, name, usual)
+def _small(what: str, stem: str, options: list[str], full: tuple[int, ...]) -> list[Row]:
+    rows = []
+    for budget, more in (("full", ()), ("quarter", ("--val_freq", "12"))):
+        group, name = f"{what}, {budget} budget, small", f"{stem}, {budget}"
+        usual = (*options, *epochs(full, BUDGETS[budget]).split(), *more)
+        rows += _ways(group, name, usual, [way for way in WAYS if not way.startswith("paper")])
+        rows += _heirs(group, name, usual)
+    return rows
 
 
-def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], int]]:
-    """Name, what it is, options and epochs of the finest level of what weight sharing is measured on."""
+def _inputs(folder: Path, stand_ins: Path | None) -> Iterator[tuple[str, str, list[str], tuple[int, ...]]]:
+    """Name, what it is, options and epochs of what weight sharing is measured on."""
     for stem in ("moon", "relief8k"):
         if found := photograph(stem, SIZE, stand_ins):
-            yield stem, found[1].removeprefix("stand-in: "), found[0], 200
+            yield stem, found[1].removeprefix("stand-in: "), found[0], IMAGE
     options, what = stand_in(None, SIZE, stand_ins)
-    yield "sample", what.removeprefix("stand-in: "), options, 200
+    yield "sample", what.removeprefix("stand-in: "), options, IMAGE
     for options, what in shapes(folder, stand_ins):
-        yield what.split()[0], what, options, 150
+        yield what.split()[0], what, options, MESH
 
 
 def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
@@ -100,7 +103,7 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
             continue
         options, what = found
         for label, settings in SETTINGS.items():
-            usual = (*options, "--n_scales", "4", "--engine", "reference", *settings.split())
+            usual = (*options, "--engine", "reference", *settings.split())
             group = f"{what.removeprefix('stand-in: ')}, {label}"
             for variant in dict.fromkeys((*VARIANTS, *OPTIONS)):
                 if variant not in SHOWN_ELSEWHERE:
@@ -114,7 +117,7 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
                 rows.append(_row(group, f"{stem}, {label}: {variant}, seed 1", (*usual, "--seed", "1"), variant))
     for options, what in shapes(folder, stand_ins):
         for seed in (0, 1):
-            usual = (*options, "--n_scales", "4", "--engine", "reference", "--seed", str(seed))
+            usual = (*options, *epochs(MESH).split(), "--engine", "reference", "--seed", str(seed))
             # Two layers have no matrix between hidden ones, which is what Muon is of.
             for variant in (variant for variant in CLOSE if variant != "Muon"):
                 name = f"{what}: {variant}{f', seed {seed}' if seed else ''}"
@@ -124,4 +127,6 @@ def tried(folder: Path, stand_ins: Path | None) -> list[Row]:
 
 def _row(group: str, name: str, usual: tuple[str, ...], variant: str) -> Row:
     argv = (*usual, *OPTIONS.get(variant, ()))
+    if variant not in (*VARIANTS, *OPTIONS):
+        raise KeyError(f"no variant is called {variant!r}")
     return Row("tried", group, name, argv, variant if variant in VARIANTS else "none")

@@ -117,6 +117,7 @@ FLOORS = {
     "experiments.__main__": 4,
     "experiments.rows": 4,
     "experiments.inputs": 4,
+    "experiments.settings": 4,
     "experiments.variants": 4,
     "experiments.results": 4,
     "experiments.claims": 4,

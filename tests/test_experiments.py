@@ -16,12 +16,14 @@ import opt
 from datasets.knot import knot
 from datasets.occupancy import OccupancyGrid
 from datasets.surface import write_mesh
+from experiments import tried
 from experiments.__main__ import TABLES, main, section
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
 from experiments.curve import draw as draw_fronts
 from experiments.inputs import bunny, crop, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
-from experiments.times import SIZES, draw
+from experiments.settings import PICTURES
+from experiments.times import draw
 from experiments.tried import HEIRS, SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.engine import reference
@@ -42,7 +44,7 @@ def in_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand_ins")
-    for stem, size in SIZES.items():
+    for stem, size in PICTURES.items():
         Image.new("1", size).save(folder / f"{stem}.png")
     (folder / "bunny_512.npy").touch()
     return folder
@@ -109,6 +111,12 @@ def test_zeroed_gradients_do_not_stop_a_block_and_the_copy_does(optimizer):
     assert int(copied["about"]["done before the end"]) > 0 and int(zeroed["about"]["done before the end"]) > 0
     assert float(copied["about"]["moved since, of their size: most"]) == 0
     assert float(zeroed["about"]["moved since, of their size: median"]) > 0.001
+
+
+def test_a_variant_that_no_dict_has_is_never_run_as_the_method(tmp_path, stand_ins, monkeypatch):
+    monkeypatch.setattr(tried, "CLOSE", ("none", "narower coarser levels"))
+    with pytest.raises(KeyError, match="narower coarser levels"):
+        TABLES["tried"](tmp_path, stand_ins)
 
 
 def test_a_split_layer_has_the_parameters_of_the_method():
@@ -279,7 +287,7 @@ def test_a_table_without_its_pictures_is_refused(stand_ins, tmp_path, capsys):
 
 
 def test_a_picture_at_its_own_size_is_not_called_resized(stand_ins):
-    assert stand_in("moon", SIZES["moon"], stand_ins)[1] == "stand-in: moon.png at its 4096x2048"
+    assert stand_in("moon", PICTURES["moon"], stand_ins)[1] == "stand-in: moon.png at its 4096x2048"
     assert stand_in("moon", (9, 9), stand_ins)[1] == "stand-in: moon.png resized to 9x9"
 
 
