@@ -42,6 +42,8 @@ def curve(folder: Path, stand_ins: Path | None) -> list[Row]:
     if not (found := photograph("moon", PICTURES["moon"], stand_ins)):
         return []
     options, what = found
+    # Its front will be measured on a crop, too: whether that can be cut is said before.
+    _crop(folder, options)
     return [
         _row(f"{what}: sweep", options, *shape, thr) for thr in ("1e-4", "1e-5", "1e-6", "1e-3") for shape in SHAPES
     ]
@@ -52,8 +54,9 @@ def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -
     if not (found := photograph("moon", PICTURES["moon"], stand_ins)):
         return []
     options, what = found
-    place, name = crop(folder, options[1], (1500, 700), (1024, 1024))
-    places = [("alone", options, what), ("crop", place, f"crop {name}")]
+    places = [("alone", options, what)]
+    if found := _crop(folder, options):
+        places.append(("crop", found[0], f"crop {found[1]}"))
     settings, last = [], 0.0
     for result in pareto(results, "n_params"):
         if result["psnr"] >= last + 1:
@@ -64,6 +67,10 @@ def again(folder: Path, stand_ins: Path | None, results: list[dict[str, Any]]) -
         for label, place, title in places
         for n, words in enumerate(settings)
     ]  # fmt: skip
+
+
+def _crop(folder: Path, options: list[str]) -> tuple[list[str], str] | None:
+    return crop(folder, options[1], (1500, 700), (1024, 1024))
 
 
 def _row(group: str, options: list[str], hidden: int, layers: int, patch: int, thr: str) -> Row:

@@ -1,7 +1,8 @@
 """What the tables are measured on: the originals where they are, else stand-ins of the same size, and it is said."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,24 @@ MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
 STAND_INS = {"pluto": "moon", "tokyo": "relief8k", "shibuya": "relief8k", "shibuya large": None}
 # Cells of the bunny along an axis.
 N = 512
+
+
+class Made(str):
+    """The path of a file that is made once it is known that a row is to be measured on it."""
+
+    def __new__(cls, path: str | Path, write: Callable[[], None] | None = None):
+        made = super().__new__(cls, Path(path).resolve())
+        made.write = write
+        return made
+
+    def make(self) -> None:
+        """Write the file.
+
+        Raises:
+            UserError: what it is made of cannot be read, or is too small.
+        """
+        Path(self).parent.mkdir(parents=True, exist_ok=True)
+        self.write()
 
 
 def picture(name: str, size: tuple[int, int], stand_ins: Path | None) -> tuple[list[str], str]:
@@ -75,66 +94,98 @@ def bunny(folder: Path, stand_ins: Path | None) -> tuple[list[str], str, str] | 
     """
     for place in (Path("occupancy"), stand_ins):
         if place and (path := place / f"bunny_{N}.npy").is_file():
-            return _grid(path), "bunny", path.name
+            return _grid(str(path.resolve())), "bunny", path.name
     try:
-        from datasets.mesh import Voxeliser, read_mesh
+        import datasets.mesh  # noqa: F401
     except ImportError as error:
         print(f"no rows of the bunny: {error}: pip install trimesh, or bring occupancy/bunny_{N}.npy", file=sys.stderr)
         return None
     source, what = mesh(folder, stand_ins)
-    voxeliser, path = Voxeliser(read_mesh(source), N), folder / f"{Path(source).stem}_{N}.npy"
-    with write_occupancy(path, voxeliser.shape, voxeliser.bounds, source) as write:
-        for slab in voxeliser.slabs():
-            write(slab)
+    path = folder / f"{Path(source).stem}_{N}.npy"
     original = Path(source).stem != "knot"
-    return _grid(path), "bunny" if original else "knot", f"{'' if original else 'stand-in: '}{what} at {N}^3"
+    words = f"{'' if original else 'stand-in: '}{what} at {N}^3"
+    return _grid(Made(path, partial(_voxelise, source, path))), "bunny" if original else "knot", words
 
 
 def mesh(folder: Path, stand_ins: Path | None) -> tuple[str, str]:
-    """The path of the bunny's mesh, or else of the built-in knot's, written to the folder; and what it is."""
+    """The path of the bunny's mesh, or else of the built-in knot's, made in the folder; and what it is."""
     for place in (Path("meshes"), stand_ins):
         if place and (found := _find(place / "bunny", MESHES)):
             return str(found), found.name
     path = folder / "knot.obj"
-    vertices, faces = knot()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [*(f"v {x} {y} {z}" for x, y, z in vertices), *(f"f {a} {b} {c}" for a, b, c in faces + 1)]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path.resolve()), "the built-in knot"
+    return Made(path, partial(_write_knot, path)), "the built-in knot"
 
 
 def gyroid(folder: Path, size: int) -> tuple[list[str], str]:
-    """Options of train.py for a gyroid within a ball, an occupancy grid of size^3 cells written to the folder."""
-    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size, dtype=np.float32)] * 3, indexing="ij")
-    u, v, w = 9 * x, 9 * y, 9 * z
-    wall = np.abs(np.sin(u) * np.cos(v) + np.sin(v) * np.cos(w) + np.sin(w) * np.cos(u)) < 0.5
-    return _written(folder / f"gyroid_{size}.npy", wall & (x * x + y * y + z * z < 0.9), ["--task", "mesh"])
+    """Options of train.py for a gyroid within a ball, an occupancy grid of size^3 cells made in the folder."""
+    path = folder / f"gyroid_{size}.npy"
+    return _grid(Made(path, partial(_write_gyroid, path, size))), path.stem
 
 
-def crop(folder: Path, path: str, corner: Sequence[int], size: Sequence[int]) -> tuple[list[str], str]:
-    """Options of train.py for a crop X Y of a picture, written to the folder."""
-    array, _ = read_image(path)
-    (x, y), (width, height) = corner, size
-    if y + height > array.shape[0] or x + width > array.shape[1]:
-        there, needed = f"{array.shape[1]}x{array.shape[0]}", f"{x + width}x{y + height}"
-        raise UserError(f"{path}: {there} is too small to cut {width}x{height} from: give one of {needed} or more")
-    name = f"{Path(path).stem}_{x}_{y}_{width}x{height}.npy"
-    return _written(folder / name, array[y : y + height, x : x + width], [])
+def crop(folder: Path, path: str, corner: tuple[int, int], size: tuple[int, int]) -> tuple[list[str], str] | None:
+    """Options of train.py for a crop X Y of a picture, made in the folder.
+
+    None, with a word on what to do, where the picture is known to be too small. What a header does not tell is known
+    when it is cut.
+    """
+    (x, y), (width, height), own = corner, size, own_size(Path(path))
+    if own and (own[0] < x + width or own[1] < y + height):
+        print(f"no rows of a crop of {Path(path).stem}: {_too_small(path, own, corner, size)}", file=sys.stderr)
+        return None
+    cut = folder / f"{Path(path).stem}_{x}_{y}_{width}x{height}.npy"
+    return ["--path", Made(cut, partial(_cut, cut, path, corner, size))], cut.stem
 
 
 def random_pixels(folder: Path, size: int) -> tuple[list[str], str]:
-    """Options of train.py for a square of random pixels, written to the folder."""
-    return _written(folder / f"noise_{size}.npy", noise(size, size), [])
+    """Options of train.py for a square of random pixels, made in the folder."""
+    path = folder / f"noise_{size}.npy"
+    return ["--path", Made(path, partial(_write_noise, path, size))], path.stem
 
 
-def _grid(path: Path) -> list[str]:
-    return ["--task", "mesh", "--path", str(path.resolve())]
+def _voxelise(source: str, path: Path) -> None:
+    from datasets.mesh import Voxeliser, read_mesh
+
+    if isinstance(source, Made):
+        source.make()
+    voxeliser = Voxeliser(read_mesh(source), N)
+    with write_occupancy(path, voxeliser.shape, voxeliser.bounds, source) as write:
+        for slab in voxeliser.slabs():
+            write(slab)
 
 
-def _written(path: Path, array: np.ndarray, options: list[str]) -> tuple[list[str], str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, array)
-    return [*options, "--path", str(path.resolve())], path.stem
+def _write_knot(path: Path) -> None:
+    vertices, faces = knot()
+    lines = [*(f"v {x} {y} {z}" for x, y, z in vertices), *(f"f {a} {b} {c}" for a, b, c in faces + 1)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_gyroid(path: Path, size: int) -> None:
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size, dtype=np.float32)] * 3, indexing="ij")
+    u, v, w = 9 * x, 9 * y, 9 * z
+    wall = np.abs(np.sin(u) * np.cos(v) + np.sin(v) * np.cos(w) + np.sin(w) * np.cos(u)) < 0.5
+    np.save(path, wall & (x * x + y * y + z * z < 0.9))
+
+
+def _cut(path: Path, source: str, corner: tuple[int, int], size: tuple[int, int]) -> None:
+    array, _ = read_image(source)
+    (x, y), (width, height), (rows, columns) = corner, size, array.shape[:2]
+    if rows < y + height or columns < x + width:
+        raise UserError(_too_small(source, (columns, rows), corner, size))
+    np.save(path, array[y : y + height, x : x + width])
+
+
+def _too_small(path: str, own: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]) -> str:
+    there, width, height = "x".join(map(str, own)), *size
+    needed = f"{corner[0] + width}x{corner[1] + height}"
+    return f"{path}: {there} is too small to cut {width}x{height} from: give one of {needed} or more"
+
+
+def _write_noise(path: Path, size: int) -> None:
+    np.save(path, noise(size, size))
+
+
+def _grid(path: str) -> list[str]:
+    return ["--task", "mesh", "--path", path]
 
 
 def _find(stem: str | Path, endings: Sequence[str] = ()) -> Path | None:

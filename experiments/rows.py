@@ -23,6 +23,7 @@ import torch
 
 import opt
 from datasets.grid import Grid
+from experiments.inputs import Made
 from options import Options
 from utils import device_name, jsonable, versions
 
@@ -65,12 +66,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
         return None
     from experiments.variants import applied
 
-    facts = dataclasses.asdict(row) | {
-        "tiny": tiny,
-        "alone": alone,
-        "versions": versions(CPU),
-        "device": device_name(CPU),
-    }
+    facts = _facts(row, tiny, alone)
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant == "voxels":
@@ -85,8 +81,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
             with applied(row.variant) as noted:
                 result = _train(options, given)
     except Exception as error:
-        lines = traceback.format_exc().strip().splitlines()
-        return facts | {"error": f"{type(error).__name__}: {error}"[:300], "where": lines[-3:]}
+        return facts | _failed(error)
     levels = result["levels"].values()
     return facts | {key: result.get(key) for key in KEPT} | {
         "about": row.about | noted,
@@ -101,11 +96,19 @@ def run_rows(
 ) -> list[dict[str, Any]]:
     """Measure rows, `jobs` at a time over all GPUs, each appended to folder/<table>.jsonl as it comes.
 
-    A row that fails, or kills its process, is written down as failed and loses no other. Once `time.time()` is past the
+    What they are measured on is made before. A row that fails, as one whose input cannot be made, or kills its process,
+    is written down as failed and loses no other. Once `time.time()` is past the
     deadline no row begins; those that are left are named on stderr.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
+    results, able = [], []
+    failed = _make_inputs(rows, tiny) if time.time() <= deadline else {}
+    for row in rows:
+        if lacking := [word for word in row.argv if word in failed]:
+            results.append(_note(folder, _facts(row, tiny, jobs == 1) | failed[lacking[0]]))
+        else:
+            able.append(row)
+    rows = able
     with tempfile.TemporaryDirectory() as scratch:
         while rows:
             left = []
@@ -123,7 +126,7 @@ def run_rows(
                         results.append(_note(folder, result))
             if len(left) == len(rows):
                 # Nothing came through, so it is the first of them that kills its process.
-                results.append(_note(folder, dataclasses.asdict(rows[0]) | {"tiny": tiny, "error": "its process died"}))
+                results.append(_note(folder, _facts(rows[0], tiny, jobs == 1) | {"error": "its process died"}))
                 left.remove(rows[0])
             rows = [row for row in rows if row in left]
     return results
@@ -178,6 +181,30 @@ def _table(results: list[dict[str, Any]]) -> str:
         columns |= dict.fromkeys(line)
     table = [list(columns), ["---"] * len(columns), *([line.get(name, "") for name in columns] for line in lines)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _make_inputs(rows: list[Row], tiny: bool) -> dict[str, dict[str, Any]]:
+    """Make the files that rows are measured on; by path what is written of the rows of one that could not be made."""
+    failed = {}
+    # A tiny run of train.py has an input of its own.
+    needed = [row.argv for row in rows if not tiny or row.variant == "voxels"]
+    for path in dict.fromkeys(word for argv in needed for word in argv if isinstance(word, Made)):
+        try:
+            path.make()
+        except Exception as error:
+            failed[path] = _failed(error)
+    return failed
+
+
+def _facts(row: Row, tiny: bool, alone: bool) -> dict[str, Any]:
+    """What is known of a row before it is measured."""
+    where = {"versions": versions(CPU), "device": device_name(CPU)}
+    return dataclasses.asdict(row) | {"tiny": tiny, "alone": alone} | where
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    lines = traceback.format_exc().strip().splitlines()
+    return {"error": f"{type(error).__name__}: {error}"[:300], "where": lines[-3:]}
 
 
 def _figures(result: dict[str, Any]) -> dict[str, str]:

@@ -53,9 +53,8 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
     # Small enough for a CPU.
     options, what = gyroid(folder, 96)[0], "gyroid at 96^3"
     rows += _small(what, "small gyroid", options, MESH[1:])
-    if moon:
-        options, what = crop(folder, moon, (1500, 700), (512, 512))
-        rows += _small(what, "small moon", options, (50, 50, 100))
+    if moon and (found := crop(folder, moon, (1500, 700), (512, 512))):
+        rows += _small(found[1], "small moon", found[0], (50, 50, 100))
     return rows
 
 

@@ -1,6 +1,7 @@
 """The tables of measurements: every row is a command that train.py takes, and a row that fails loses no other."""
 
 import concurrent.futures
+import contextlib
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ from experiments import tried
 from experiments.__main__ import TABLES, main, section
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
 from experiments.curve import draw as draw_fronts
-from experiments.inputs import bunny, crop, stand_in
+from experiments.inputs import bunny, crop, random_pixels, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.settings import PICTURES
 from experiments.times import draw
@@ -48,6 +49,12 @@ def stand_ins(tmp_path_factory):
         Image.new("1", size).save(folder / f"{stem}.png")
     (folder / "bunny_512.npy").touch()
     return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Rows are measured in this process, as a new one takes seconds to start."""
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -140,6 +147,7 @@ def test_a_row_says_what_ran(tmp_path):
     found = measure(Row("t", "g", "a", (*TINY.removesuffix(" --engine reference").split(), "--precision", "tf32")))
     assert (found["engine"], found["precision"]) == ("reference", "float32")
     (row,) = [row for row in TABLES["meshes"](tmp_path, None) if row.name == "broken mesh: --T 3"]
+    row.argv[0].make()
     found = measure(row, tiny=True)
     settings = {"N": 12, "M": 1, "T": 3, "removed": 0.05, "held_against_M": 729}
     assert found["seed"] == 0 and found["options"].items() >= settings.items() and "cells that differ" in found["about"]
@@ -226,9 +234,7 @@ def test_results_of_several_states_of_the_program_say_which():
     assert states(found[:1]) == ("cpu, miner 1.", found[:1])
 
 
-def test_the_command_measures_and_shows(capsys, monkeypatch):
-    # In this process, as a new one takes seconds to start.
-    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
+def test_the_command_measures_and_shows(capsys, monkeypatch, in_process):
     monkeypatch.setattr(
         "experiments.rows.measure", lambda row, _, tiny, *__: vars(row) | {"tiny": tiny, "error": "not run"}
     )
@@ -282,8 +288,39 @@ def test_a_table_without_its_pictures_is_refused(stand_ins, tmp_path, capsys):
     Image.new("1", (400, 200)).save(tmp_path / "moon.png")
     assert TABLES["times"](tmp_path, tmp_path) == []
     assert "no rows of moon: moon.png, 400x200 is not the moon of 4096x2048 pixels" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"moon\.png: 400x200 is too small"):
-        crop(tmp_path, str(tmp_path / "moon.png"), (0, 150), (400, 60))
+
+
+def test_a_picture_too_small_for_a_crop_is_said_first_and_loses_no_other_row(tmp_path, capsys):
+    path = tmp_path / "moon.png"
+    Image.new("1", (400, 200)).save(path)
+    assert crop(tmp_path, str(path), (0, 150), (400, 60)) is None
+    assert "moon.png: 400x200 is too small to cut 400x60 from: give one of 400x210 or more" in capsys.readouterr().err
+    assert not any("small moon" in row.name for row in TABLES["sharing"](tmp_path, tmp_path))
+    assert len(TABLES["curve"](tmp_path, tmp_path)) == 252
+    assert "no rows of a crop of moon: " in capsys.readouterr().err
+    found = [{"n_params": 1, "psnr": 40.0, "about": {"settings": "--lr 1"}}]
+    assert [row.name for row in again(tmp_path, tmp_path, found)] == ["alone: --lr 1"]
+
+
+def test_an_input_that_cannot_be_made_is_a_failing_row(tmp_path, in_process, monkeypatch):
+    monkeypatch.setattr("experiments.rows.measure", lambda row, *_: vars(row) | {"measured": True})
+    (tmp_path / "moon.jpg").write_bytes(b"half a picture")
+    options, _ = crop(tmp_path / "made", str(tmp_path / "moon.jpg"), (0, 0), (4, 4))
+    good, bad = Row("t", "g", "good", tuple(TINY.split())), Row("t", "g", "bad", tuple(options))
+    found = {result["name"]: result for result in run_rows([bad, good], tmp_path / "out")}
+    assert found["good"]["measured"] and "moon.jpg" in found["bad"]["error"]
+    Image.new("1", (3, 3)).save(tmp_path / "moon.jpg", "png")
+    assert "3x3 is too small" in run_rows([bad], tmp_path / "out")[0]["error"]
+
+
+def test_inputs_are_made_of_the_rows_that_are_wanted_only(tmp_path, in_process):
+    for words in ("claims --only nonsense", "meshes noise --seconds -1"):
+        with contextlib.suppress(UserError):
+            main([*words.split(), "--folder", str(tmp_path / "out")])
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.obj"))
+    options, _ = random_pixels(tmp_path / "made", 8)
+    run_rows([Row("t", "g", "a", (*options, "--n_scales", "nonsense"))], tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*.npy")] == ["noise_8.npy"]
 
 
 def test_a_picture_at_its_own_size_is_not_called_resized(stand_ins):
@@ -321,7 +358,9 @@ def test_the_shape_of_the_table_is_made_of_the_mesh_that_is_there(tmp_path, stan
     monkeypatch.setattr("experiments.inputs.N", 24)
     options, name, what = bunny(tmp_path / "made", None)
     assert (name, what) == ("knot", "stand-in: the built-in knot at 24^3")
-    assert Path(options[-1]) == tmp_path / "made" / "knot_24.npy" and 0 < OccupancyGrid(options[-1]).read().mean() < 1
+    assert Path(options[-1]) == tmp_path / "made" / "knot_24.npy" and not Path(options[-1]).exists()
+    options[-1].make()
+    assert 0 < OccupancyGrid(options[-1]).read().mean() < 1
     Path("meshes").mkdir()
     write_mesh("meshes/bunny_zipper.ply", *knot(30, 9))
     options, name, what = bunny(tmp_path / "made", stand_ins)
