@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
     started, said = time.perf_counter(), io.StringIO()
     try:
         if row.variant == "voxels":
-            return facts | _voxels(row, tiny)
+            return facts | _voxels(row, tiny, alone)
         options, given = opt.parse([*row.argv, "--quiet", "--exp_name", "row"])
         if tiny:
             options = _tiny(options)
@@ -133,14 +133,44 @@ def run_rows(
 
 
 def read(folder: Path, table: str, tiny: bool = False) -> list[dict[str, Any]]:
-    """The last result of every row of a table, in the order of the table: of whole runs, or of tiny ones."""
-    path, found = folder / f"{table}.jsonl", {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            result = json.loads(line)
-            if result.get("tiny", False) == tiny:
-                found[result["name"]] = result
-    return sorted(found.values(), key=lambda result: result.get("place", 0))
+    """The last result of every row of a table, in the order of the table: of whole runs, or of tiny ones.
+
+    Only times of results that were alone count. Where the last one was not, the last that was stands in its place, if
+    it is of the same state of the program and has the same figures. If not, it comes after it, and says so in a column.
+    A line that was cut short is left out, with a word on stderr.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in _lines(folder / f"{table}.jsonl"):
+        if result.get("tiny", False) == tiny:
+            found.setdefault(result["name"], []).append(result)
+    shown = [result for results in found.values() for result in _last(results)]
+    return sorted(shown, key=lambda result: result.get("place", 0))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for n, line in enumerate(path.read_text().splitlines() if path.is_file() else (), start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            print(f"{path}: line {n} was cut short, as by a full disk, and is left out", file=sys.stderr)
+
+
+def _last(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the results of a row in the order in which they came, the one to show, or two."""
+    last = results[-1]
+    timed = next((result for result in reversed(results) if result.get("alone") and "error" not in result), last)
+    if timed is last or not _same_command(timed, last):
+        return [last]
+    if all(timed.get(key) == last.get(key) for key in ("device", "versions", "error", "psnr", "iou", "n_params")):
+        return [timed]
+    return [last, timed | {"about": timed["about"] | {"measured": "earlier, alone"}}]
+
+
+def _same_command(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two results of a name are of the same variant and options, wherever their input was."""
+    one, other = (result.get("options") or {} for result in (first, second))
+    options = (one.keys() & other.keys()) - {"path", "exp_name"}
+    return first.get("variant") == second.get("variant") and all(one[name] == other[name] for name in options)
 
 
 def states(results: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
@@ -247,12 +277,14 @@ def _tiny(options: Options) -> Options:
     return dataclasses.replace(options, num_epochs=(1,), val_freq=1, n_scales=3, **small)
 
 
-def _voxels(row: Row, tiny: bool) -> dict[str, Any]:
+def _voxels(row: Row, tiny: bool, alone: bool) -> dict[str, Any]:
     from experiments.voxels import MOST, SEED, N, agreement
 
     path, samples, votes, removed = row.argv
     options = {"path": path, "N": 12 if tiny else N, "M": int(samples), "T": int(votes), "removed": float(removed)}
     figures = agreement(path, options["M"], options["T"], options["removed"], options["N"])
+    if not alone:
+        del figures["s"]
     return {"about": row.about | figures, "seed": SEED, "options": options | {"held_against_M": MOST}}
 
 
@@ -274,8 +306,11 @@ def _settle_down(scratch: str, settled: Any) -> None:
 
 def _note(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     result = jsonable(result)
-    with open(folder / f"{result['table']}.jsonl", "a") as file:
-        file.write(json.dumps(result, allow_nan=False) + "\n")
+    with open(folder / f"{result['table']}.jsonl", "a+b") as file:
+        # What was cut short is a line by itself.
+        file.seek(max(0, file.tell() - 1))
+        begin = b"\n" if file.read(1) not in (b"", b"\n") else b""
+        file.write(begin + json.dumps(result, allow_nan=False).encode() + b"\n")
     figures = " ".join(_figures(result).values()) or " ".join(map(str, result["about"].values()))
     print(f"{result['table']} | {result['name']} | {figures}", flush=True)
     return result

@@ -50,10 +50,15 @@ def plot_instant_ngp(axes, stem: str) -> None:
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw the results of `times`, each picture in a panel of its own, into a file; none where there are none."""
+    """Draw the results of `times`, each picture in a panel of its own, into a file; none where there are none.
+
+    Times count only of results that ran alone.
+    """
     from matplotlib.figure import Figure
 
-    results = [result for result in results if result.get("psnr") and "--path" in result["argv"]]
+    results = [
+        result for result in results if result.get("psnr") and result.get("alone") and "--path" in result["argv"]
+    ]
     stems = [stem for stem in PICTURES if any(result["group"] == stem for result in results)]
     if not stems:
         return

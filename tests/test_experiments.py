@@ -172,6 +172,39 @@ def test_the_last_result_of_a_row_counts(tmp_path):
     assert read(tmp_path, "none") == []
 
 
+def test_a_row_that_was_cut_short_is_left_out_with_a_word_and_spoils_no_other(
+    tmp_path, capsys, in_process, monkeypatch
+):
+    whole = json.dumps({"name": "a", "psnr": 1}) + "\n"
+    for text in (whole[: len(whole) // 2], whole + whole[:9]):
+        (tmp_path / "t.jsonl").write_text(text)
+        before = text.count("\n")
+        assert len(read(tmp_path, "t")) == before
+        assert f"t.jsonl: line {before + 1} " in capsys.readouterr().err
+    monkeypatch.setattr("experiments.rows.measure", lambda row, *_: vars(row))
+    run_rows([Row("t", "g", "b", ())], tmp_path)
+    assert [result["name"] for result in read(tmp_path, "t")] == ["a", "b"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_rerun_beside_others_hides_no_time(tmp_path):
+    def shown(*lines):
+        usual = {"name": "a", "psnr": 40.0, "versions": {"miner": "1"}, "options": {"lr": 1, "path": "x"}, "about": {}}
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(usual | line) + "\n" for line in lines))
+        return [(r.get("fit_s"), r["about"].get("measured", "")) for r in read(tmp_path, "t")]
+
+    alone, beside = {"alone": True, "fit_s": 1.0}, {"alone": False, "fit_s": 2.0, "options": {"lr": 1, "path": "y"}}
+    assert shown(alone, beside) == shown(beside, alone) == shown(alone | {"fit_s": 3.0}, alone) == [(1.0, "")]
+    assert shown(beside | {"fit_s": 4.0}, beside) == [(2.0, "")]
+    both = [(2.0, ""), (1.0, "earlier, alone")]
+    assert shown(alone, beside | {"versions": {"miner": "2"}}) == shown(alone, beside | {"psnr": 41.0}) == both
+    # Of other options it is no time of this row.
+    assert shown(alone, beside | {"options": {"lr": 2}}) == [(2.0, "")]
+    failed = {"name": "a", "alone": True, "error": "no memory", "psnr": None, "options": None}
+    assert shown(alone, failed) == [(None, ""), (1.0, "earlier, alone")]
+    assert shown(failed, beside) == [(2.0, "")]
+
+
 def test_tiny_runs_are_marked_and_never_shown_beside_whole_ones(tmp_path, capsys):
     row = Row("noise", "g", "a", (*TINY.split(), "--n_hidden", "3"))
     whole, tiny = ({"name": "a", "table": "noise"} | measure(row, tiny=tiny) for tiny in (False, True))
@@ -329,14 +362,17 @@ def test_a_picture_at_its_own_size_is_not_called_resized(stand_ins):
 
 
 def test_times_are_drawn(tmp_path, stand_ins):
-    rows = [{"group": row.group, "argv": row.argv, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7} for k, row in
-            enumerate(TABLES["times"](tmp_path, stand_ins))]  # fmt: skip
+    rows = [
+        {"alone": True, "group": row.group, "argv": row.argv, "psnr": 40.0 + k, "fit_s": 0.1 + k, "n_params": 10**7}
+        for k, row in enumerate(TABLES["times"](tmp_path, stand_ins))
+    ]
     draw(rows, tmp_path / "both.png")
     draw(rows[:3], tmp_path / "moon.png")
     both, moon = (cv2.imread(str(tmp_path / name)) for name in ("both.png", "moon.png"))
     assert both.std() > 10 and moon.std() > 10 and moon.shape[1] < both.shape[1]
-    # Rows of before, when the sample was drawn as the Moon.
+    # Rows beside others, and of before, when the sample was drawn as the Moon.
     draw([row | {"argv": []} for row in rows], tmp_path / "none.png")
+    draw([row | {"alone": False} for row in rows], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
