@@ -19,6 +19,7 @@ from datasets.occupancy import OccupancyGrid
 from datasets.surface import write_mesh
 from experiments import tried
 from experiments.__main__ import TABLES, main, section
+from experiments.claims import PRUNING
 from experiments.curve import SHAPES, TARGETS, again, pareto, winners
 from experiments.curve import draw as draw_fronts
 from experiments.inputs import bunny, crop, random_pixels, stand_in
@@ -159,6 +160,17 @@ def test_a_tiny_run_has_levels_enough_for_networks_to_begin_with_their_parents()
         for way in ("none", "paper")
     )
     assert none["psnr"] != paper["psnr"]
+
+
+def test_a_tiny_run_has_blocks_that_are_done_before_its_end():
+    rows = {
+        name: Row("t", "g", name, tuple(settings.split()), variant) for name, (settings, variant) in PRUNING.items()
+    }
+    found = {name: measure(row, tiny=True) for name, row in rows.items() if "fused" not in name and "adam" not in name}
+    assert (
+        len({found[f"{name}, plain torch"]["psnr"] for name in ("no pruning", "pruned copy", "gradients zeroed")}) == 3
+    )
+    assert all(int(found[name]["about"]["done before the end"]) for name in found if rows[name].variant == "watched")
 
 
 def test_past_the_deadline_no_row_begins():
