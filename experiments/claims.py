@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from experiments.inputs import mesh, shapes, stand_in
+from experiments.inputs import mesh, photograph, shapes, stand_in, whole
 from experiments.rows import Row
-from experiments.settings import MESH, epochs
+from experiments.settings import MESH, PICTURES, epochs
 
 SIZE = (2048, 1024)
 EPOCHS = f"{epochs()} --patch_size 32"
@@ -33,7 +33,12 @@ GROUPS = {
     },
     "Frequencies of the encoding, by patch": {
         f"patch {patch}, {n} frequencies": f"--patch_size {patch} --n_freq {n}"
-        for counts, patches in (((1, 2, 3, 4, 5, 6), PATCHES), ((8, 10), (32, 64)))
+        for counts, patches in (
+            ((1, 2, 3, 4, 5, 6), PATCHES),
+            ((8, 10), (32, 64)),
+            ((12,), (32, 64)),
+            ((16, 24), (64,)),
+        )
         for patch in patches
         for n in counts
     },
@@ -113,11 +118,26 @@ PRUNING = {
     "pruned copy, plain torch, adam at 1e-2": ("--engine reference --optimizer adam --lr 1e-2", "watched"),
     "gradients zeroed, plain torch, adam at 1e-2": (
         "--engine reference --pruning zero_grad --optimizer adam --lr 1e-2", "watched"),
+    "gradients zeroed, plain torch, unwatched": ("--engine reference --pruning zero_grad", "none"),
 }  # fmt: skip
 
 
+# Of about the same parameters: 826 and 852 a network, 906 and 906.
+FREQUENCIES = {
+    f"patch {patch}, {n} frequencies, {hidden} hidden units": f"--patch_size {patch} --n_freq {n} --n_hidden {hidden}"
+    for patch, n, hidden in ((32, 4, 20), (32, 6, 18), (64, 5, 20), (64, 10, 15))
+}
+# MINER_pl itself, run unchanged: on one NVIDIA H200, and on two CPU cores.
+ON_A_GPU, ON_A_CPU = "--preset miner_pl", "--preset miner_pl --n_scales 3 --num_epochs 50 50 100"
+MINER_PL = [
+    ("moon", PICTURES["moon"], (ON_A_GPU,), "41.66 dB, 8.47 M, 66.6 s, by an H200"),
+    ("relief8k", PICTURES["relief8k"], (ON_A_GPU,), "43.32 dB, 11.82 M, 91.1 s, by an H200"),
+    ("moon1k", (1024, 512), (ON_A_CPU, f"{ON_A_CPU} --seed 1"), "42.41 dB, 0.469 M, by two CPU cores"),
+]
+
+
 def claims(folder: Path, stand_ins: Path | None) -> list[Row]:
-    """All groups on one picture, and the thresholds of occupancy on shapes."""
+    """All groups on one picture, some on others too, and the thresholds of occupancy on shapes."""
     options, what = stand_in("moon", SIZE, stand_ins)
     rows = []
     for group, members in GROUPS.items():
@@ -127,6 +147,17 @@ def claims(folder: Path, stand_ins: Path | None) -> list[Row]:
     for name, (settings, variant) in PRUNING.items():
         group = "Pruning, and gradients set to zero instead"
         rows.append(_row(f"{group} ({what})", f"{group}: {name}", (*options, *EPOCHS.split()), settings, variant))
+    for stem in PICTURES:
+        if found := photograph(stem, SIZE, stand_ins):
+            group = f"Frequencies at equal parameters, {stem}"
+            for name, settings in FREQUENCIES.items():
+                usual = (*found[0], *EPOCHS.split())
+                rows.append(_row(f"{group} ({found[1]})", f"{group}: {name}", usual, settings))
+    for stem, size, commands, measured in MINER_PL:
+        if found := whole(stem, size, stand_ins):
+            group, about = "The preset beside MINER_pl", {"input": found[1], "MINER_pl, measured": measured}
+            for settings in commands:
+                rows.append(_row(group, f"{group}: {stem}, {settings}", found[0], settings, about=about))
     for argv, name in shapes(folder, stand_ins):
         group = f"Threshold of occupancy, {name}"
         for thr in ("5e-2", "5e-3", "5e-4", "2e-7"):
@@ -153,5 +184,8 @@ def meshes(folder: Path, stand_ins: Path | None) -> list[Row]:
     ]
 
 
-def _row(group: str, name: str, usual: tuple[str, ...], settings: str, variant: str = "none") -> Row:
-    return Row("claims", group, name, (*usual, *settings.split()), variant, about={"settings": settings})
+def _row(
+    group: str, name: str, usual: tuple[str, ...], settings: str, variant: str = "none", about: dict | None = None
+) -> Row:
+    argv = (*usual, *settings.split())
+    return Row("claims", group, name, argv, variant, about=(about or {}) | {"settings": settings})

@@ -71,6 +71,18 @@ def photograph(stem: str, size: tuple[int, int], folder: Path | None) -> tuple[l
     return None
 
 
+def whole(stem: str, size: tuple[int, int], folder: Path | None) -> tuple[list[str], str] | None:
+    """As `photograph`, of that very name and at its own size: what others have been measured on."""
+    if not (found := photograph(stem, size, folder)):
+        return None
+    path = Path(found[0][1])
+    if (own := own_size(path)) == size and path.stem == stem:
+        return found
+    there = f"{path.name}{f', {own[0]}x{own[1]}' if own else ''}"
+    print(f"no rows of {stem}: {there} is not the {stem} of {size[0]}x{size[1]} pixels", file=sys.stderr)
+    return None
+
+
 def own_size(path: Path) -> tuple[int, int] | None:
     """Width and height of a picture by its header; None where Pillow cannot read it."""
     try:

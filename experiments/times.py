@@ -1,10 +1,9 @@
 """PSNR against the time of a fit, and as a picture with instant-ngp's beside it."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.inputs import own_size, photograph
+from experiments.inputs import whole
 from experiments.rows import Row
 from experiments.settings import PICTURES
 
@@ -29,14 +28,9 @@ def times(folder: Path, stand_ins: Path | None) -> list[Row]:
     """Fits of rising length and width, of the pictures that instant-ngp was measured on."""
     rows = []
     for stem, size in PICTURES.items():
-        if not (found := photograph(stem, size, stand_ins)):
+        if not (found := whole(stem, size, stand_ins)):
             continue
         options, what = found
-        path = Path(options[1])
-        if (own := own_size(path)) != size or path.stem != stem:
-            there = f"{path.name}{f', {own[0]}x{own[1]}' if own else ''}"
-            print(f"no rows of {stem}: {there} is not the {stem} of {size[0]}x{size[1]} pixels", file=sys.stderr)
-            continue
         for settings in SETTINGS:
             argv = (*options, *BASE.split(), *settings.split())
             rows.append(Row("times", stem, f"{stem}: {settings}", argv, about={"input": what}))

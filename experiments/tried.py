@@ -17,8 +17,10 @@ WAYS = {
 BUDGETS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 # What heirs of "inherit" may begin with instead of what lies halfway.
 HEIRS = ("heirs keep their a", "heirs begin with the usual a")
+# And those of "exact", which are not scaled.
+EXACT = "exact heirs halfway"
 # Of the variants, those that are no idea to be tried.
-SHOWN_ELSEWHERE = ("watched", *HEIRS)
+SHOWN_ELSEWHERE = ("watched", *HEIRS, EXACT)
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
 # Ideas that options are all of, or a part of.
@@ -29,7 +31,7 @@ SETTINGS = {
     "loss_thr 1e-5": f"{epochs(part=2)} --loss_thr 1e-5",
 }
 # These won something somewhere, so that a second seed and shapes are worth their time.
-CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels")
+CLOSE = ("none", "Muon", "wider coarser levels", "narrower coarser levels", "twice the rate at coarser levels")
 
 
 def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
@@ -42,6 +44,8 @@ def sharing(folder: Path, stand_ins: Path | None) -> list[Row]:
                 group = f"{what}, {budget} budget, seed {seed}"
                 name, argv = f"{stem}, {budget}, seed {seed}", (*usual, "--seed", str(seed))
                 rows += _ways(group, name, argv, WAYS) + _heirs(group, name, argv)
+                if budget != "half":
+                    rows += _heirs(group, name, argv, "exact", (EXACT,))
         usual = (*options, *epochs(full).split())
         if "mesh" in options:
             # What may be to blame where an heir does worse after more epochs.
@@ -62,12 +66,14 @@ def _ways(group: str, name: str, usual: tuple[str, ...], ways: Iterable[str]) ->
     return [Row("sharing", group, f"{name}: {way}", (*usual, *WAYS[way].split())) for way in ways]
 
 
-def _heirs(group: str, name: str, usual: tuple[str, ...]) -> list[Row]:
-    """Other heirs of `inherit`."""
+def _heirs(
+    group: str, name: str, usual: tuple[str, ...], sharing: str = "inherit", variants: Iterable[str] = HEIRS
+) -> list[Row]:
+    """Other heirs of a way to share weights."""
     return [
         Row("sharing", group, f"{name}: {way}, {variant}", (*usual, *WAYS[way].split()), variant)
-        for way in ("inherit, solved", "inherit, random")
-        for variant in HEIRS
+        for way in (f"{sharing}, solved", f"{sharing}, random")
+        for variant in variants
     ]
 
 

@@ -21,6 +21,7 @@ from models.engine import Blocks, ReferenceEngine
 from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
 from models.engine.reference import forward, whole_vectors
+from models.inheritance import Inheritance, scaled_towards
 from models.level_fit import LevelFit
 from models.network import COLOUR, Layer, Network
 from utils import hash_uniform
@@ -147,6 +148,17 @@ def linear_colours(_: dict) -> list:
     return [patch.object(level_fit, "level_network", without_sigmoid)]
 
 
+def exact_heirs_halfway(_: dict) -> list:
+    """Scale the heirs of "exact" as those of "inherit" are."""
+    inherited = Inheritance.rows
+
+    def rows(self: Inheritance, network, blocks, fresh: Tensor) -> Tensor:
+        found = inherited(self, network, blocks, fresh)
+        return scaled_towards(network, found, fresh) if self.way == "exact" else found
+
+    return [patch.object(Inheritance, "rows", rows)]
+
+
 # Each makes the changes of a run, given where to note what it sees of it.
 VARIANTS: dict[str, Callable[[dict], list]] = {
     "none": lambda _: [],
@@ -162,5 +174,6 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "linear colours": linear_colours,
     "heirs keep their a": lambda _: [patch.object(inheritance, "HALFWAY", 0.0)],
     "heirs begin with the usual a": lambda _: [patch.object(inheritance, "HALFWAY", 1.0)],
+    "exact heirs halfway": exact_heirs_halfway,
     "watched": lambda noted: [watched(noted)],
 }

@@ -26,7 +26,7 @@ from experiments.inputs import bunny, crop, random_pixels, stand_in
 from experiments.rows import Row, markdown, measure, read, run_rows, states
 from experiments.settings import PICTURES
 from experiments.times import draw
-from experiments.tried import HEIRS, SPLIT
+from experiments.tried import EXACT, HEIRS, SPLIT
 from experiments.variants import VARIANTS, SplitNetwork, applied
 from models.engine import reference
 from models.engine.reference import forward
@@ -48,6 +48,7 @@ def stand_ins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand_ins")
     for stem, size in PICTURES.items():
         Image.new("1", size).save(folder / f"{stem}.png")
+    Image.new("1", (1024, 512)).save(folder / "moon1k.png")
     (folder / "bunny_512.npy").touch()
     return folder
 
@@ -75,7 +76,11 @@ def test_the_docs_count_the_rows_which_have_names_of_their_own_and_options_that_
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_trains_and_differs_from_the_method(variant):
-    argv = (*TINY.split(), "--weight_sharing", "inherit" if variant in HEIRS else "none")
+    argv = (
+        *TINY.split(),
+        "--weight_sharing",
+        "inherit" if variant in HEIRS else "exact" if variant == EXACT else "none",
+    )
     usual, changed = (measure(Row("t", "g", name, argv, name)) for name in ("none", variant))
     assert "error" not in changed, changed
     assert changed["psnr"] > 10
