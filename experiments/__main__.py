@@ -29,7 +29,8 @@ HEAD = """# Measurements
 What `python -m experiments show` printed of the runs that [experiments.md](experiments.md) speaks of, row by row. A row
 with seconds had the machine to itself; the others ran beside one another, and their times do not count. `networks`:
 how many there are of all blocks of all levels, and how many of them ended below `loss_thr`. `GPU (MiB)`: the most that
-torch's allocator had handed out. The program's version comes with a hash of its files.
+torch's allocator had handed out in the whole run, which also measures its model; `GPU, fit (MiB)`: until the fit ended,
+of rows that have it. The program's version comes with a hash of its files.
 """
 
 

@@ -29,7 +29,7 @@ from utils import device_name, jsonable, versions
 
 KEPT = (
     "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
-    "peak_host_bytes", "engine", "precision", "device", "seed", "versions", "options",
+    "fit_peak_device_bytes", "peak_host_bytes", "engine", "precision", "device", "seed", "versions", "options",
 )  # fmt: skip
 # The mean square error that some blocks of a tiny run fall below before its last round.
 DONE = 0.02
@@ -245,13 +245,13 @@ def _figures(result: dict[str, Any]) -> dict[str, str]:
     if "psnr" not in result:
         return {}
     shape = result.get("iou") is not None
-    memory = result.get("peak_device_bytes")
+    memory = {"GPU, fit (MiB)": result.get("fit_peak_device_bytes"), "GPU (MiB)": result.get("peak_device_bytes")}
     blocks, networks = _blocks(result["options"]), result["networks"]
     return {
         "quality": f"IoU {result['iou']:.6f}" if shape else f"{result['psnr']:.2f} dB" if result["psnr"] else "-",
         "params (M)": f"{result['n_params'] / 1e6:.3f}",
         **({"fit (s)": f"{result['fit_s']:.2f}"} if result.get("alone") else {}),
-        **({"GPU (MiB)": f"{memory / 2**20:.0f}"} if memory else {}),
+        **{column: f"{bytes_ / 2**20:.0f}" for column, bytes_ in memory.items() if bytes_},
         "networks": f"{networks} of {blocks}, {networks / blocks:.0%}; {result['converged']} good",
         **({"us a network": f"{result['fit_s'] / networks * 1e6:.1f}"} if result.get("alone") and networks else {}),
         "engine": result["engine"],

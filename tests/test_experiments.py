@@ -149,6 +149,18 @@ def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {text.splitlines()[2].count("|")}
 
 
+def test_the_memory_of_the_fit_is_a_column_of_results_that_know_it():
+    usual = measure(Row("t", "g", "a", tuple(TINY.split()))) | {"peak_device_bytes": 3 * 2**20}
+    assert "fit_peak_device_bytes" in usual and "GPU, fit" not in markdown([usual])
+    before = {key: value for key, value in usual.items() if key != "fit_peak_device_bytes"}
+    lines = markdown([before, usual | {"fit_peak_device_bytes": 2 * 2**20}]).splitlines()
+    columns = [word.strip() for word in lines[2].split("|")]
+    cells = [
+        [line.split("|")[columns.index(name)].strip() for name in ("GPU (MiB)", "GPU, fit (MiB)")] for line in lines[4:]
+    ]
+    assert cells == [["3", ""], ["3", "2"]]
+
+
 def test_a_row_says_what_ran(tmp_path):
     found = measure(Row("t", "g", "a", (*TINY.removesuffix(" --engine reference").split(), "--precision", "tf32")))
     assert (found["engine"], found["precision"]) == ("reference", "float32")
