@@ -7,10 +7,12 @@ whole machine is gone without a word, its processes are missed when they give no
 """
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import json
 import os
+import pickle
 import threading
 import time
 from collections import Counter
@@ -137,23 +139,32 @@ class Group(Ranks):
         return [sum(column) for column in zip(values, *found, strict=True)]
 
     def gather(self, value: Any) -> list[Any]:
-        self._meet()
-        found = [None] * self.count
+        own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        sizes = self._all_gathered(torch.tensor([len(own)]))
+        longest = max(map(int, sizes))
+        found = self._all_gathered(torch.nn.functional.pad(own, (0, longest - len(own))))
+        return [pickle.loads(said[: int(size)].numpy()) for said, size in zip(found, sizes, strict=True)]
+
+    def _all_gathered(self, own: Tensor) -> list[Tensor]:
+        """What all give, alike in size."""
+        found = [torch.empty_like(own) for _ in range(self.count)]
         with _or_lost():
-            dist.all_gather_object(found, value)
+            work = dist.all_gather(found, own, async_op=True)
+        self._wait([work])
         return found
 
     def exchange(self, parts: list[tuple[int, Tensor]]) -> None:
-        # Only when all are there: a process that waits within NCCL hears of nothing.
-        self._meet()
+        # Only when all are there: what NCCL has begun keeps a GPU busy until the last one comes.
+        with _or_lost():
+            met = dist.barrier(async_op=True)
+        self._wait([met])
         with _or_lost():
             sent = [
                 dist.broadcast(tensor.detach(), owner, group=self._tensors if tensor.is_cuda else None, async_op=True)
                 for owner, tensor in parts
                 if tensor.numel()
             ]
-            for work in sent:
-                work.wait()
+        self._wait(sent)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -176,6 +187,11 @@ class Group(Ranks):
         """Tell the others that this process ends before its time."""
         with contextlib.suppress(RuntimeError):
             self._store.set("ended", str(self.number))
+
+    def keep(self) -> None:
+        """Never let go of the connections: torch would wait there, deaf, for what this process has given up."""
+        for kept in (dist.group.WORLD, self._tensors):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
     def leave(self) -> None:
         """Give no more signs of life."""
@@ -205,19 +221,18 @@ class Group(Ranks):
                     raise Lost
             self._listened = now
 
-    def _meet(self) -> None:
-        """Wait for the others, awake to signals and to the end of one of them."""
-        with _or_lost():
-            work = dist.barrier(async_op=True)
+    def _wait(self, works: list[dist.Work]) -> None:
+        """Wait for what all do together, awake to signals and to the end of another process."""
         pause, looked = 1e-4, time.monotonic()
-        while not work.is_completed():
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.01)
-            if time.monotonic() - looked > LOOK:
-                self._look()
-                looked = time.monotonic()
-        with _or_lost():
-            work.wait()
+        for work in works:
+            while not work.is_completed():
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.01)
+                if time.monotonic() - looked > LOOK:
+                    self._look()
+                    looked = time.monotonic()
+            with _or_lost():
+                work.wait()
 
 
 @contextlib.contextmanager
@@ -269,6 +284,7 @@ def join(cuda: bool) -> Iterator[Ranks]:
         group.gather(None)
     except BaseException:
         group.end()
+        group.keep()
         raise
     finally:
         group.leave()

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from machine import ranks
 from machine.ranks import Lost, join
 from utils import UserError
@@ -26,6 +28,19 @@ def freeze() -> bool:
         finally:
             os.kill(second, signal.SIGCONT)
     return lost
+
+
+def fall_silent() -> None:
+    """In each of two processes, of which the second stands still once both have met to exchange a tensor."""
+    ranks.BEAT, ranks.SILENCE = 0.05, 0.5
+    with join(cuda=False) as group:
+        group.gather("all are there")
+        if group.number == 1:
+            torch.distributed.broadcast = lambda *_, **__: os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            group.exchange([(1, torch.zeros(2**20))])
+        except Lost:
+            raise UserError("missed") from None
 
 
 def alive() -> dict[int, int]:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,29 @@ def talk() -> dict:
 
 def test_a_process_that_gives_no_sign_of_life_is_missed():
     assert launch.run(freeze, 2)
+
+
+def test_one_that_falls_silent_within_an_exchange_is_missed_and_the_other_comes_to_its_end():
+    """As torchrun starts them, whose processes end by way of the interpreter."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    program = "import rank_work, utils; utils.run_command(rank_work.fall_silent)"
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **place, "RANK": number, "LOCAL_RANK": number, "PYTHONPATH": paths},
+        )
+        for number in "01"
+    )  # fmt: skip
+    try:
+        assert first.communicate(timeout=60)[1] == "error: missed\n" and first.returncode == 2
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
 
 
 def shared_levels(group: Ranks) -> list[tuple[bool, bool, int]]:
