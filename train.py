@@ -15,7 +15,7 @@ from datasets import Place, open_source
 from datasets.grid import Grid
 from machine import launch, ranks
 from machine.cores import CORES
-from machine.memory import Limits, chunk_bytes, give_back, memory_of, share_one_heap
+from machine.memory import agreed, chunk_bytes, give_back, memory_of, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
@@ -110,6 +110,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         # Those that a plan is for have not been started.
         processes = max(options.devices, ranks.on_this_machine())
         memory = memory_of(options.memory, device, processes)
+    # Not within: there a process with something to say would leave the others waiting.
+    memory = agreed(memory, group)
+    with group.together():
         place = Place(device, memory, nearest_folder(model_path))
         source = open_source(options.task, options.path, options.input_size, place)
         for note in source.notes if group.first else ():
@@ -156,16 +159,13 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
 
         logs = Path("logs") / options.exp_name
         run_facts = {"options": utils.jsonable(dataclasses.asdict(options)), "source": fingerprint(options.path)}
+        run_facts["limits"] = {"row_bytes": limits.row_bytes}
         if facts and facts["source"] != run_facts["source"]:
             raise UserError(f"{options.path}: has changed since the run began: start over without --resume")
         if group.first and not facts:
             start_over(store, model_path, logs)
         elif group.first:
             remove_parts(model_path)
-    # All cut strips and chunks alike, as the one does that has the least memory.
-    limits = Limits(*map(min, zip(*group.gather(dataclasses.astuple(limits)), strict=True)))
-    recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
-    run_facts["limits"] = {"row_bytes": limits.row_bytes}
 
     callbacks = [
         Figures(),

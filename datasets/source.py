@@ -123,7 +123,7 @@ class Source(ABC):
     def prepare(self, n_levels: int, ranks: Ranks) -> None:  # noqa: B027 (nor does it)
         """Make the coarser levels up to `n_levels` before they are read, which makes them else.
 
-        Several processes share the work, and all of them must call this.
+        Several processes share the work; all of them must call this, on sources that may take the same memory.
         """
 
 

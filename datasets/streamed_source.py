@@ -129,8 +129,6 @@ class StreamedSource(Source):
             self._expect(())
 
     def prepare(self, n_levels: int, ranks: Ranks) -> None:
-        # Shared is a level that all of them store.
-        self._first = max(ranks.gather(self._first))
         for level in range(self._first, n_levels):
             if level not in self._levels:
                 # What is made of another stored level costs little, and is not worth sharing.
@@ -145,8 +143,7 @@ class StreamedSource(Source):
             made = torch.empty(*whole.stop, channels, device=self.device)
         else:
             made = FileArray.scratch(self._folder, (*whole.stop, channels), np.float32)
-        # All cut alike, as the one does that has the least memory.
-        strips = self._strips(level, finer, min(ranks.gather(self._limits.strip_cells)))
+        strips = self._strips(level, finer)
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
         rows = None
         if finer == 0 and ranks.count == 1 and self._n_rows:
@@ -208,9 +205,9 @@ class StreamedSource(Source):
         most = (strip_cells or self._limits.strip_cells) >> len(self.shape) * (level - finer)
         return list(points(self.shape, level).boxes(level, max(1, most), region))
 
-    def _strips(self, level: int, finer: int, strip_cells: int | None = None) -> list[Box]:
+    def _strips(self, level: int, finer: int) -> list[Box]:
         """The parts of a level that are made of a finer one, one after another."""
-        return self._parts(self._whole(level), level, finer, strip_cells)
+        return self._parts(self._whole(level), level, finer)
 
     def _whole(self, level: int) -> Box:
         return points(self.shape, level).level_box(level)

@@ -4,10 +4,12 @@ On a GPU the sizes come out of its memory, and the host holds what is read of a 
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
+
+from machine.ranks import Ranks
 
 # What a run takes of the host where nothing is asked for, as a part of what is free.
 HOST_SHARE = 0.5
@@ -137,6 +139,15 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
         return Memory(host, host)
     own = torch.cuda.mem_get_info(device)[0] if limit is None else limit
     return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=processes == 1)
+
+
+def agreed(memory: Memory, ranks: Ranks) -> Memory:
+    """What the process that has the least may take, of each figure: so all hold, read and cut alike. All must call it.
+
+    Raises:
+        Lost: another process has ended.
+    """
+    return Memory(*map(min, zip(*ranks.gather(astuple(memory)), strict=True)))
 
 
 def share_one_heap() -> None:

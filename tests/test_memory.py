@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from machine import memory
-from machine.memory import MOST_STRIP_CELLS, Memory, free_host_bytes, memory_of
+from machine.memory import MOST_STRIP_CELLS, Memory, agreed, free_host_bytes, memory_of
+from machine.ranks import Ranks
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,23 @@ def test_what_is_asked_for_is_what_it_is_and_else_a_part_of_what_is_free():
 @pytest.mark.parametrize(("device", "processes", "keeps"), [("cuda", 1, True), ("cuda", 2, False), ("cpu", 1, False)])
 def test_only_one_process_alone_keeps_rows_of_a_file_on_its_gpu(device, processes, keeps):
     assert memory_of(2**30, torch.device(device), processes).keeps_rows == keeps
+
+
+class Two(Ranks):
+    """One of two processes, of which the other has as much of each figure as is given."""
+
+    def __init__(self, *other):
+        super().__init__(0, 2)
+        self.other = other
+
+    def gather(self, value):
+        return [value, self.other]
+
+
+def test_processes_agree_on_the_least_of_each_figure():
+    ours = Memory(100, 7, 2**20, 2, keeps_rows=True)
+    assert agreed(ours, Ranks()) == ours
+    assert agreed(ours, Two(60, 9, 2**22, 1, False)) == Memory(60, 7, 2**20, 1, keeps_rows=False)
 
 
 V1, V2 = (
