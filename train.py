@@ -31,6 +31,7 @@ from run.session import (
     calm_lightning,
     fingerprint,
     interruptible,
+    levels_left,
     nearest_folder,
     read_progress,
     remove_parts,
@@ -126,6 +127,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
                 file=sys.stderr,
             )
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
+        if max(options.devices, group.count) == 1:
+            source.begin(levels_left(store, grid.n_levels))
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
         sizes = source.signal.channels, grid.block_cells, network.row_size, options.b_chunks

@@ -101,7 +101,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """What is held of level 0 on the device."""
+        """What is held of level 0 on the device, or will be once the levels are made that were begun."""
 
     @property
     def streamed(self) -> bool:
@@ -119,6 +119,9 @@ class Source(ABC):
 
     def expect(self, regions: Iterable[Box], level: int) -> None:  # noqa: B027 (what is in memory takes no time)
         """Say which regions are read next, in their order, so that a source that takes time for it may begin."""
+
+    def begin(self, n_levels: int) -> None:  # noqa: B027 (nor does it)
+        """Say, before anything is read, that `prepare` will be called for `n_levels` by this process alone."""
 
     def prepare(self, n_levels: int, ranks: Ranks) -> None:  # noqa: B027 (nor does it)
         """Make the coarser levels up to `n_levels` before they are read, which makes them else.

@@ -47,8 +47,8 @@ class StreamedSource(Source):
 
     The coarser levels are made in one pass over level 0. They are held on the device if they have room there. Where
     level 1 has none, it is averaged from level 0 whenever it is read; where the others have none, they are put in
-    scratch files. Of level 0 itself the first rows (of a volume slices) are held, if there is room and one process
-    alone makes the levels.
+    scratch files. Of level 0 itself the first rows (of a volume slices) are held, if there is room and `begin` has
+    said that one process alone makes the levels.
 
     Args:
         reader: gives cells of level 0.
@@ -72,14 +72,12 @@ class StreamedSource(Source):
         self._levels: dict[int, Tensor | FileArray] = {}
         # The finest level that is stored.
         self._first = 1 if self._bytes_from(1) <= limits.level_bytes else FIRST_IN_FILES
-        # The first rows of level 0, as stored.
+        # The first rows of level 0, as stored, and whether they are to be held.
+        self._keeps_rows = False
         self._rows: Tensor | None = None
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead = _Ahead()
-        if limits.keeps_rows:
-            # One process alone makes the levels: it reads on while the rest of a run is set up.
-            self._expect((0, self._below(strip, self._first, 0)) for strip in self._strips(self._first, 0))
 
     @property
     def held_bytes(self) -> int:
@@ -92,7 +90,7 @@ class StreamedSource(Source):
     @property
     def _n_rows(self) -> int:
         """Rows of level 0 that have room; never all, for then the source would not be streamed."""
-        room = (self._limits.level_bytes - self.level_bytes) // self._row_bytes if self._limits.keeps_rows else 0
+        room = (self._limits.level_bytes - self.level_bytes) // self._row_bytes if self._keeps_rows else 0
         return min(room, self.shape[0] - 1)
 
     @property
@@ -128,6 +126,12 @@ class StreamedSource(Source):
         else:
             self._expect(())
 
+    def begin(self, n_levels: int) -> None:
+        if self._limits.keeps_rows and n_levels > self._first:
+            self._keeps_rows = True
+            # The file is read on while the rest of a run is set up.
+            self._expect((0, self._below(strip, self._first, 0)) for strip in self._strips(self._first, 0))
+
     def prepare(self, n_levels: int, ranks: Ranks) -> None:
         for level in range(self._first, n_levels):
             if level not in self._levels:
@@ -146,7 +150,7 @@ class StreamedSource(Source):
         strips = self._strips(level, finer)
         self._expect((finer, self._below(strip, level, finer)) for strip in strips[ranks.number :: ranks.count])
         rows = None
-        if finer == 0 and ranks.count == 1 and self._n_rows:
+        if finer == 0 and self._n_rows:
             size = (self._n_rows, *self.shape[1:], channels)
             rows = torch.empty(size, dtype=getattr(torch, self.signal.dtype), device=self.device)
         most = (TURN if level > 1 else 1) * ranks.count

@@ -95,7 +95,7 @@ class Reading:
         strip_cells: cells of level 0 that are handled at once.
         strips_ahead: strips that are read before they are asked for.
         level_bytes: what its coarser levels may take on the device; those that take more are not held there.
-        keeps_rows: whether the first rows of level 0 have what they leave of it.
+        keeps_rows: whether the first rows of level 0 have what they leave of it, where one process reads them all.
     """
 
     strip_cells: int
@@ -131,14 +131,13 @@ def chunk_bytes(blocks: int, block_values: int, row_size: int) -> int:
 def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Memory:
     """What each of some processes of a machine may take: of `limit` bytes, or of what machine and containers have free.
 
-    They share the host, and have a GPU each. Several make the levels of a signal together, so that none of them reads
-    all of its rows.
+    They share the host, and have a GPU each.
     """
     host = (int(free_host_bytes() * HOST_SHARE) if limit is None else limit) // processes
     if device.type != "cuda":
         return Memory(host, host)
     own = torch.cuda.mem_get_info(device)[0] if limit is None else limit
-    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=processes == 1)
+    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
 
 
 def agreed(memory: Memory, ranks: Ranks) -> Memory:

@@ -32,6 +32,11 @@ def read_progress(store: Store, model_path: Path) -> dict[str, Any]:
     raise UserError(f"--resume: nothing to resume in {model_path.parent}: start it without --resume")
 
 
+def levels_left(store: Store, n_levels: int) -> int:
+    """How many levels of a run are not finished: all of them, unless its progress has been read."""
+    return n_levels - sum(name.startswith("level_") for name in store.names)
+
+
 def resumed(options: Options, given: frozenset[str], stored: Options) -> Options:
     """The options of the run, with those of this call that may differ."""
     if wrong := opt.contradictions(options, given, stored):

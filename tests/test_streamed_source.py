@@ -33,6 +33,7 @@ def both(shape, dtype=np.uint8, strip_cells=64, folder=".", ahead=2, level_bytes
 @pytest.mark.parametrize(("level_bytes", "keeps_rows"), [(0, False), (500, False), (500, True), (10**9, True)])
 def test_every_level_is_that_of_the_array(tmp_path, shape, dtype, strip_cells, level_bytes, keeps_rows):
     held, streamed, _ = both(shape, dtype, strip_cells, tmp_path, level_bytes=level_bytes, keeps_rows=keeps_rows)
+    streamed.begin(5)
     generator = np.random.default_rng(0)
     for level in (3, 0, 1, 2, 4):
         whole = points(shape, level).level_box(level)
@@ -83,8 +84,10 @@ def test_levels_are_held_where_they_have_room_with_level_1_or_without_and_else_n
 
 def test_the_first_rows_are_held_in_the_room_that_the_levels_leave(tmp_path):
     held, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=16 * 32 * 2 * 4 // 3 + 5 * 64, keeps_rows=True)
+    streamed.begin(3)
     assert streamed.held_bytes == 5 * 64
     streamed.prepare(3, Ranks())
+    assert streamed.held_bytes == 5 * 64
     reader.asked.clear()
     for start, stop, read in ((0, 5, 0), (2, 4, 0), (2, 6, 4 * 32), (5, 9, 4 * 32)):
         region = Box((start, 0), (stop, 32))
@@ -94,12 +97,30 @@ def test_the_first_rows_are_held_in_the_room_that_the_levels_leave(tmp_path):
         reader.asked.clear()
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_one_process_alone_begins_to_read_for_the_levels_before_they_are_made_and_reads_nothing_twice(tmp_path, alone):
-    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9, keeps_rows=alone)
-    assert len(streamed._ahead.reading) == 2 * alone
+@pytest.mark.parametrize("keeps_rows", [True, False])
+def test_one_process_alone_begins_to_read_for_the_levels_before_they_are_made_and_reads_nothing_twice(
+    tmp_path, keeps_rows
+):
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9, keeps_rows=keeps_rows)
+    streamed.begin(3)
+    assert len(streamed._ahead.reading) == 2 * keeps_rows
     streamed.prepare(3, Ranks())
     assert sum(region.size for region in reader.asked) == 16 * 32 and not streamed._ahead.reading
+
+
+@pytest.mark.parametrize(("level_bytes", "n_levels"), [(10**9, 0), (10**9, 1), (16 * 32 * 2 * 4 // 3 - 1, 2)])
+def test_where_no_level_is_to_be_stored_nothing_is_read_ahead_and_no_row_held(tmp_path, level_bytes, n_levels):
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=level_bytes, keeps_rows=True)
+    streamed.begin(n_levels)
+    streamed.prepare(n_levels, Ranks())
+    assert streamed.held_bytes == 0 and not streamed._ahead.reading and not reader.asked
+
+
+def test_where_several_make_the_levels_nothing_is_read_that_is_not_wanted_and_no_row_held(tmp_path):
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9, keeps_rows=True)
+    streamed.prepare(3, Ranks(1, 2))
+    assert streamed.held_bytes == 0 and streamed._rows is None
+    assert sum(region.size for region in reader.asked) == 16 * 32 // 2
 
 
 def test_no_more_is_read_ahead_than_there_is_room_for(tmp_path):
@@ -135,6 +156,7 @@ def test_on_a_gpu_it_is_that_of_the_array_though_many_strips_are_on_their_way(tm
     array = np.random.default_rng(0).integers(0, 256, (2048, 1024, 3)).astype(dtype)
     signal, limits = Signal.of(array, "RGB"), Reading(2**16, 3, level_bytes, keeps_rows=True)
     streamed = StreamedSource(Counting(array), array.shape[:2], signal, "cuda", None, tmp_path, limits)
+    streamed.begin(4)
     held = ArraySource(array, signal, "cuda")
     for level in (0, 1, 2, 3):
         whole = points(held.shape, level).level_box(level)

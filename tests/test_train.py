@@ -33,7 +33,9 @@ import opt
 import utils
 from datasets.image_writer import write_image
 from datasets.samples import noise, planet
+from datasets.source import Source
 from machine import memory
+from machine.ranks import Ranks
 from models import model_file
 from models.engine import ReferenceEngine
 from options import SAVE_DTYPES, refusals
@@ -429,6 +431,8 @@ def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypa
     # The clock of a session stands still until so many rounds are trained.
     rounds = 5
     monkeypatch.setattr(models.miner.Miner, "_session", property(lambda _: 1e3 if len(epochs) >= rounds else 0.0))
+    left = []
+    monkeypatch.setattr(Source, "begin", lambda source, n_levels: left.append(n_levels))
     argv = ["--b_chunks", "7", "--val_freq", "3", "--max_time", "10", "--prune_thr", "1e-9"]
     stopped = run("--exp_name", "x", *argv)
     before = tensors("x")
@@ -439,6 +443,7 @@ def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypa
     epochs.clear()
     rounds = 0
     again = train(*opt.parse(["--exp_name", "x", "--resume", "--max_time", "10", "--quiet"]))
+    assert left == [2, 1]
     assert epochs == [] and again["stopped_early"] and again["psnr"] == stopped["psnr"]
     after = tensors("x")
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -496,6 +501,30 @@ def test_a_plan_for_several_devices_is_of_what_each_of_them_may_take(monkeypatch
     monkeypatch.setattr(plan, "describe", lambda *_: "")
     run("--exp_name", "x", "--plan", "--devices", "2")
     assert asked == [2]
+
+
+def test_only_a_process_that_is_alone_in_its_run_begins_to_read_for_the_levels(monkeypatch):
+    begun = []
+    monkeypatch.setattr("train._check_devices", lambda devices: None)
+    monkeypatch.setattr(Source, "begin", lambda source, n_levels: begun.append(n_levels))
+    monkeypatch.setattr(plan, "describe", lambda *_: "")
+    run("--exp_name", "x", "--plan", "--devices", "2")
+    assert begun == []
+    run("--exp_name", "x", "--plan")
+    # Another process, on another machine.
+    monkeypatch.setattr("machine.ranks.join", lambda cuda: contextlib.nullcontext(Two()))
+    run("--exp_name", "x", "--plan")
+    assert begun == [2]
+
+
+class Two(Ranks):
+    """The first of two processes, the other of which says the same."""
+
+    def __init__(self):
+        super().__init__(0, 2)
+
+    def gather(self, value):
+        return [value, value]
 
 
 @pytest.mark.parametrize(
