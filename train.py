@@ -15,7 +15,7 @@ from datasets import Place, open_source
 from datasets.grid import Grid
 from machine import launch, ranks
 from machine.cores import CORES
-from machine.memory import agreed, chunk_bytes, give_back, memory_of, share_one_heap
+from machine.memory import agreed, give_back, memory_of, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
 from models.encoding import Encoding
@@ -131,10 +131,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             source.begin(levels_left(store, grid.n_levels))
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
-        sizes = source.signal.channels, grid.block_cells, network.row_size, options.b_chunks
-        limits = memory.limits(*sizes, streamed=source.streamed)
-        least = chunk_bytes(2, source.signal.channels * grid.block_cells, network.row_size)
-        if options.memory and least > options.memory // processes // 4:
+        sizes = source.signal.channels, grid.block_cells, network.row_size
+        limits = memory.limits(*sizes, options.b_chunks, streamed=source.streamed)
+        if options.memory and not memory.fits(*sizes):
             raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")
         # What has been put in files stays there.
         limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))

@@ -69,6 +69,13 @@ class Memory:
         strips = min(MOST_STRIPS_AHEAD, max(1, min(self.host, self.device) // 32 // strip))
         return Reading(cells, strips, self.device // 4 - strips * strip, self.keeps_rows)
 
+    def fits(self, channels: int, block_cells: int, row_size: int) -> bool:
+        """Whether there is room for the two blocks that a chunk has at least; the arguments are those of `limits`."""
+        return self._chunk_blocks(channels * block_cells, row_size) >= 2
+
+    def _chunk_blocks(self, block_values: int, row_size: int) -> int:
+        return self.device // 4 // (self.chunks * chunk_bytes(1, block_values, row_size))
+
     def limits(
         self, channels: int, block_cells: int, row_size: int, most_blocks: int, streamed: bool = False
     ) -> "Limits":
@@ -81,8 +88,7 @@ class Memory:
             most_blocks: cap of a chunk.
             streamed: whether the signal is not held.
         """
-        one = self.chunks * chunk_bytes(1, channels * block_cells, row_size)
-        chunk = max(2, min(most_blocks, self.device // 4 // one))
+        chunk = max(2, min(most_blocks, self._chunk_blocks(channels * block_cells, row_size)))
         eighth = self.device // 8
         return Limits(self.strip_cells(channels, streamed), eighth // 4, eighth // 4, chunk, eighth)
 

@@ -19,9 +19,9 @@ from models.rounds import Rounds
 from models.training_copy import TrainingCopy
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
-# ever shorter and all end at about the same time, though each has up to two in training and the next at hand: a block
-# is done after one round or needs all. None is shorter than a device takes to be busy for much longer than it is set to
-# work.
+# ever shorter and all end at about the same time, though each has some in training (of a GPU GPU_CHUNKS) and the next
+# at hand: a block is done after one round or needs all. None is shorter than a device takes to be busy for much longer
+# than it is set to work.
 LEFT = 1 / 4
 LEAST = {"cpu": 32, "cuda": 1024}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from machine import memory
-from machine.memory import MOST_STRIP_CELLS, Memory, agreed, free_host_bytes, memory_of
+from machine.memory import CHUNKS, GPU_CHUNKS, MOST_STRIP_CELLS, Memory, agreed, free_host_bytes, memory_of
 from machine.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -43,6 +43,23 @@ def test_a_source_that_takes_the_memory_of_its_decoding_or_of_its_levels_is_not_
     room = Memory(1000, 1000)
     assert room.holds(100, 100) and not room.holds(200, 100)
     assert Memory(300, 10**6).holds(70, 10) and not Memory(300, 10**6).holds(80, 10)
+
+
+@pytest.mark.parametrize("chunks", [CHUNKS, GPU_CHUNKS])
+def test_two_blocks_fit_if_two_of_every_chunk_in_training_take_no_more_than_the_quarter_that_is_theirs(chunks):
+    sizes = 3, 64 * 64, 2000
+    least = 4 * chunks * memory.chunk_bytes(2, 3 * 64 * 64, 2000)
+    for device, fit in ((least - 1, False), (least, True), (2 * least, True)):
+        whole = Memory(2**40, device, chunks=chunks)
+        assert whole.fits(*sizes) == fit
+        taken = chunks * memory.chunk_bytes(whole.limits(*sizes, 2**14).chunk_blocks, 3 * 64 * 64, 2000)
+        assert (taken <= device // 4) == fit
+
+
+def test_processes_share_the_host_and_not_their_gpus():
+    cuda = torch.device("cuda")
+    assert memory_of(1000, cuda, 4).device == memory_of(1000, cuda).device and memory_of(1000, cuda, 4).host == 250
+    assert memory_of(1000, CPU, 4).device == 250
 
 
 def test_what_is_asked_for_is_what_it_is_and_else_a_part_of_what_is_free():

@@ -662,6 +662,13 @@ def test_a_memory_that_two_blocks_do_not_fit_in_is_refused():
         train(*opt.parse(["--input_size", "64", "64", "--patch_size", "1024", "--memory", "64MiB"]))
 
 
+def test_processes_with_a_gpu_each_do_not_share_its_memory(monkeypatch):
+    monkeypatch.setattr("train._check_devices", lambda devices: None)
+    monkeypatch.setattr("train.memory_of", lambda limit, *_: memory.Memory(limit // 8, limit))
+    monkeypatch.setattr(plan, "describe", lambda *_: "")
+    run("--exp_name", "x", "--plan", "--devices", "8", "--patch_size", "256", "--memory", "64MiB")
+
+
 def test_a_precision_that_the_engine_does_not_have_is_said(capsys):
     result = run("--exp_name", "a", "--precision", "tf32")
     assert result["precision"] == json.loads(Path("logs/a/result.json").read_text())["precision"] == "float32"
