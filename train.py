@@ -76,7 +76,9 @@ def _fit_on_devices(options: Options, given: frozenset[str]) -> dict[str, Any]:
     except (launch.Died, KeyboardInterrupt) as end:
         name = options.exp_name or opt.default_name(options)
         journal = store_of(name).journal
-        hint = to_go_on(name, options.devices) if journal.is_file() and journal.stat().st_mtime > started else ""
+        # Without --resume an older one is of a run that was to be forgotten.
+        ours = journal.is_file() and (options.resume or journal.stat().st_mtime > started)
+        hint = to_go_on(name, options.devices) if ours else ""
         if isinstance(end, launch.Died):
             raise UserError(f"{end}{hint}") from None
         raise Interrupted(f"interrupted{hint}") from None

@@ -353,6 +353,26 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(tmp_path):
     assert list(journal.parent.glob("**/chunk_*"))
 
 
+@pytest.mark.parametrize(("argv", "told"), [((), False), (("--resume",), True)])
+def test_a_resume_that_dies_before_it_has_saved_anything_is_told_how_to_go_on(tmp_path, monkeypatch, argv, told):
+    monkeypatch.chdir(tmp_path)
+    journal = Path("ckpts/x/progress/journal.json")
+    journal.parent.mkdir(parents=True)
+    # An earlier session's, which a run that starts over is about to remove.
+    journal.touch()
+    os.utime(journal, (0, 0))
+
+    def die(*_):
+        raise launch.Died("process 1 of 2 was killed by SIGKILL")
+
+    monkeypatch.setattr(train, "_check_devices", lambda devices: None)
+    monkeypatch.setattr(launch, "run", die)
+    with pytest.raises(UserError) as caught:
+        fit("--exp_name", "x", "--devices", "2", *argv)
+    hint = "; to go on: python train.py --exp_name x --devices 2 --resume" if told else ""
+    assert str(caught.value) == f"process 1 of 2 was killed by SIGKILL{hint}"
+
+
 def test_more_devices_than_there_are_is_one_line_that_names_the_option(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--devices 4096 is more than this machine has"):
