@@ -121,8 +121,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         for note in source.notes if group.first else ():
             print(f"note: {note}", file=sys.stderr)
         options = opt.settle(options, source.shape)
-        for name, where in idle(options, given) if group.first else ():
-            print(f"--{name} changes nothing here, with {where}", file=sys.stderr)
+        for option, where in idle(options, given) if group.first else ():
+            print(f"--{option} changes nothing here, with {where}", file=sys.stderr)
         if group.first and (beside := opt.left_by_target(options, given)):
             print(
                 f"--target_psnr sets loss_thr alone: with {beside} it chooses no n_hidden and no patch_size",
