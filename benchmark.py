@@ -15,6 +15,8 @@ import opt
 from train import train
 from utils import run_command
 
+# Of runs that were given no --exp_name.
+NAME = "benchmark"
 COLUMNS = {
     "fit_s": ("fit (s)", 1, ".3f"),
     "save_s": ("save (s)", 1, ".3f"),
@@ -30,8 +32,8 @@ COLUMNS = {
 def benchmark(argv: list[str], runs: int, warmup: int) -> list[dict[str, Any]]:
     """The figures of `runs` runs of train.py with these options, after `warmup` runs that do not count."""
     options, given = opt.parse(argv)
-    # The processes of several devices write to the terminal themselves.
-    options = dataclasses.replace(options, quiet=True)
+    # The processes of several devices write to the terminal themselves. A run of the file's own name stays as it is.
+    options = dataclasses.replace(options, quiet=True, exp_name=options.exp_name or NAME)
     results = []
     for _ in range(warmup + runs):
         # A run says where its model is and how good it is; here the table does.

@@ -1,0 +1,23 @@
+"""benchmark.py: medians of runs that leave the user's own alone."""
+
+from pathlib import Path
+
+from benchmark import main
+
+
+def test_it_prints_medians_and_leaves_the_run_of_the_same_options_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            "--runs",
+            "2",
+            "--warmup",
+            "0",
+            "--",
+            *["--input_size", "24", "16", "--patch_size", "8", "--n_scales", "1", "--num_epochs", "2"],
+        ]
+    )
+    head, _, runs, _, names, _, values = capsys.readouterr().out.splitlines()
+    assert head == "train.py --input_size 24 16 --patch_size 8 --n_scales 1 --num_epochs 2"
+    assert runs.startswith("2 runs after 0") and names.count("|") == values.count("|") and "PSNR (dB)" in names
+    assert [path.name for path in Path("ckpts").iterdir()] == ["benchmark"]
