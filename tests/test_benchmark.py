@@ -7,17 +7,9 @@ from benchmark import main
 
 def test_it_prints_medians_and_leaves_the_run_of_the_same_options_as_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(
-        [
-            "--runs",
-            "2",
-            "--warmup",
-            "0",
-            "--",
-            *["--input_size", "24", "16", "--patch_size", "8", "--n_scales", "1", "--num_epochs", "2"],
-        ]
-    )
+    options = "--input_size 24 16 --patch_size 8 --n_scales 1 --num_epochs 2"
+    main(["--runs", "2", "--warmup", "0", "--", *options.split()])
     head, _, runs, _, names, _, values = capsys.readouterr().out.splitlines()
-    assert head == "train.py --input_size 24 16 --patch_size 8 --n_scales 1 --num_epochs 2"
+    assert head == f"train.py {options}"
     assert runs.startswith("2 runs after 0") and names.count("|") == values.count("|") and "PSNR (dB)" in names
     assert [path.name for path in Path("ckpts").iterdir()] == ["benchmark"]
