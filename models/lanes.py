@@ -25,13 +25,8 @@ def first_lane(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    usual, first = torch.cuda.default_stream(device), _lane(device, 0)
-    first.wait_stream(usual)
-    try:
-        with torch.cuda.stream(first):
-            yield
-    finally:
-        usual.wait_stream(first)
+    with _in_turn(torch.cuda.default_stream(device), _lane(device, 0)):
+        yield
 
 
 def lanes(device: torch.device) -> list[torch.cuda.Stream | None]:
@@ -64,13 +59,19 @@ def giving_way(device: torch.device) -> Iterator[None]:
         yield
         return
     here = torch.cuda.current_stream(device)
-    behind = _behind(here)
-    behind.wait_stream(here)
+    with _in_turn(here, _behind(here)):
+        yield
+
+
+@contextlib.contextmanager
+def _in_turn(here: torch.cuda.Stream, other: torch.cuda.Stream) -> Iterator[None]:
+    """Put work on another stream, after what is on one so far and before what comes there next."""
+    other.wait_stream(here)
     try:
-        with torch.cuda.stream(behind):
+        with torch.cuda.stream(other):
             yield
     finally:
-        here.wait_stream(behind)
+        here.wait_stream(other)
 
 
 def to_host(table: torch.Tensor) -> Callable[[], torch.Tensor]:
