@@ -195,9 +195,9 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             pyramid = Pyramid(grid, encoding, source.signal.channels, engine).to(device)
             miner = Miner(source, pyramid, recipe, engine, store, run_facts, limits, draft, options.max_time, group)
             if facts:
-                miner.resume(facts, device)
+                miner.resume(facts)
             elif group.first:
-                miner.commit()
+                miner.checkpoints.commit()
         with group.together():
             if not store.exists:
                 raise UserError(f"{store.root}: not seen by process {group.number + 1}: all need the same folder")

@@ -51,3 +51,7 @@ class Recipe:
     solve_start: bool = False
     weight_sharing: str = "none"
     zero_grad: bool = False
+
+    def round(self, level: int, epoch: int) -> range:
+        """The epochs of a level from one on until blocks are pruned next."""
+        return range(epoch, min((epoch // self.val_freq + 1) * self.val_freq, self.epochs[level]))

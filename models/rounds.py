@@ -55,8 +55,7 @@ class Rounds:
         if first == recipe.epochs[level]:
             first, level = 0, level - 1
         if level >= 0 and self._device.type == "cuda":
-            stop = (first // recipe.val_freq + 1) * recipe.val_freq
-            self.take(recipe, level, range(first, min(stop, recipe.epochs[level])))
+            self.take(recipe, level, recipe.round(level, first))
 
 
 def _size(made: Made) -> int:

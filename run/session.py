@@ -109,15 +109,15 @@ def interruptible(miner, exp_name: str, group: Ranks) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        miner.commit()
+        miner.checkpoints.commit()
         raise
     except Lost:
-        miner.commit()
+        miner.checkpoints.commit()
         raise Interrupted(f"{who}stopped, because another has ended{to_go_on(exp_name)}") from None
     except BaseException:
         # Nothing of this run may be written once another one looks at its folder.
         with contextlib.suppress(OSError):
-            miner.store.wait()
+            miner.checkpoints.store.wait()
         raise
     finally:
         for number, handler in before.items():

@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 
 import datasets.file_array
+import models.checkpoints
+import models.chunks
 import models.draft
-import models.miner
 import models.store
 import opt
 import train
@@ -120,7 +121,7 @@ def test_a_volume_and_a_shape_that_do_not_fit_are_fitted_the_same(task, monkeypa
 
 def deadly_run(moment: str, count: int) -> None:
     """In a process of its own: a run that is killed when something has been done so often, or is about to be."""
-    models.draft.LARGE, models.miner.SECONDS_BETWEEN_COMMITS = 0, 0
+    models.draft.LARGE, models.checkpoints.SECONDS_BETWEEN_COMMITS = 0, 0
     train.memory_of = lambda *_: LITTLE
     seen = []
 
@@ -176,7 +177,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole,
                 return full() if seen.count(".rows") > 3 else write(path, **how)
 
             patch.setattr(models.store, "atomic_write", failing)
-            patch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+            patch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
         else:
             # So little that the source's levels are in files.
             patch.setattr(train, "memory_of", lambda *_: Memory(2**14, 2**14))
@@ -192,13 +193,13 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole,
 
 
 def test_a_source_that_is_cut_while_it_is_read_is_one_line_and_no_model(little, monkeypatch, capsys):
-    start = models.miner.Miner._start
+    start = models.chunks.Chunks._start
 
     def cut(self, *chunk):
         Path("a.npy").write_bytes(Path("a.npy").read_bytes()[:4000])
         return start(self, *chunk)
 
-    monkeypatch.setattr(models.miner.Miner, "_start", cut)
+    monkeypatch.setattr(models.chunks.Chunks, "_start", cut)
     with pytest.raises(SystemExit) as exit_:
         run_command(lambda: run("cut"))
     assert exit_.value.code == 2

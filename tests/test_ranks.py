@@ -1,6 +1,5 @@
 """Several processes: what they say to one another, that they fit the model of one, and what happens if one dies."""
 
-import collections
 import contextlib
 import itertools
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ import torch
 from conftest import Counting
 from rank_work import alive, freeze, speak_late
 
+import models.checkpoints
 import models.draft
 import models.level_fit
 import models.miner
@@ -30,7 +29,6 @@ from datasets.streamed_source import StreamedSource
 from machine import launch
 from machine.memory import Memory, Reading
 from machine.ranks import Group, Lost, Ranks, join, launched
-from models.miner import Miner
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,19 +44,6 @@ def test_shares_follow_one_another_and_are_equal_but_for_one(n, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     owners = everyone[0].owners(items)
     assert all(item in shares[owner] for item, owner in zip(items, owners, strict=True))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_every_chunk_is_trained_once_though_each_process_takes_one_ahead(n):
-    miner = SimpleNamespace(ranks=Ranks())
-    assert list(Miner._taken(miner, 0, n)) == [(k, k + 1 if k + 1 < n else None) for k in range(n)]
-    # Two that take from one counter, one of them twice as fast.
-    ours, theirs = (Miner._taken(miner, 1, n) for _ in range(2))
-    found = [next(numbers, None) for _ in range(n) for numbers in (ours, theirs, ours)]
-    assert sorted(number for number, _ in filter(None, found)) == list(range(n))
-    for numbers in (found[1::3], [pair for k, pair in enumerate(found) if k % 3 != 1]):
-        told = [pair for pair in numbers if pair]
-        assert all(a[1] == b[0] for a, b in itertools.pairwise(told)) and (not told or told[-1][1] is None)
 
 
 def test_a_process_alone_talks_to_itself():
@@ -199,7 +184,7 @@ def take_in_turns() -> None:
 
 def dying_fit(options, given) -> dict:
     """In each of two processes: a fit, in which the second is killed after two rounds."""
-    models.miner.SECONDS_BETWEEN_COMMITS = 0
+    models.checkpoints.SECONDS_BETWEEN_COMMITS = 0
     models.level_fit.LEAST["cpu"] = 2
     take_in_turns()
     if os.environ["RANK"] == "1":
@@ -232,7 +217,7 @@ def folder(tmp_path_factory):
         left = sorted(str(path.relative_to("ckpts/killed")) for path in Path("ckpts/killed").rglob("*.pt"))
         fit("--exp_name", "killed", "--resume", "--quiet")
         with pytest.MonkeyPatch.context() as inner, pytest.raises(RuntimeError, match="power is gone"):
-            inner.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+            inner.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
             step, seen = models.miner.Miner.training_step, []
 
             def die(self, *batch):
@@ -317,8 +302,8 @@ from pathlib import Path
 import train, utils
 if __name__ == "__main__":
     utils.run_command(lambda: train.main(sys.argv[1:]))
-import models.level_fit, models.miner
-models.miner.SECONDS_BETWEEN_COMMITS = 1e9
+import models.checkpoints, models.level_fit
+models.checkpoints.SECONDS_BETWEEN_COMMITS = 1e9
 train_round = models.level_fit.LevelFit.train
 def note(*args):
     found = train_round(*args)
@@ -386,28 +371,3 @@ def test_the_cause_is_heard_though_what_follows_from_it_comes_first(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="what was wrong"):
         launch.run(speak_late, 2)
-
-
-class Counter(Ranks):
-    """One of two processes that share a counter."""
-
-    def __init__(self, number, taken):
-        super().__init__(number, 2)
-        self._taken = taken
-
-
-@pytest.mark.parametrize("n", range(7))
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_chunk_is_taken_ahead_where_enough_are_left_for_all(n, device):
-    taken = collections.Counter()
-    each = [SimpleNamespace(ranks=Counter(number, taken), device=torch.device(device)) for number in range(2)]
-    turns = [Miner._taken(miner, 0, n) for miner in each]
-    done = [[] for _ in each]
-    for _ in range(n):
-        for turn, own in zip(turns, done, strict=True):
-            own += itertools.islice(turn, 1)
-    assert sorted(number for own in done for number, _ in own) == list(range(n))
-    assert max(map(len, done)) - min(map(len, done)) <= 1
-    assert any(following is not None for own in done for _, following in own) == (device == "cuda" and n > 4)
-    alone = SimpleNamespace(ranks=Ranks(), device=torch.device(device))
-    assert list(Miner._taken(alone, 0, n)) == [(k, k + 1 if k + 1 < n else None) for k in range(n)]

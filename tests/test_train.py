@@ -23,6 +23,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from test_refusals import IDLE
 from test_tiff import write_pages
 
+import models.checkpoints
+import models.chunks
+import models.clock
 import models.draft
 import models.flight
 import models.forecast
@@ -202,7 +205,7 @@ def test_a_run_interrupted_between_rounds_and_resumed_is_bit_for_bit_the_uninter
 ):
     run("--exp_name", "straight", "--b_chunks", "8", *options.split())
     rounds = epochs[:]
-    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    monkeypatch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
     step, seen = models.miner.Miner.training_step, []
 
     def die(self, batch, batch_idx):
@@ -230,8 +233,12 @@ def test_what_a_commit_keeps_is_begun_before_the_thread_that_writes_is_made_to_w
         call = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args: done.append(name) or call(*args))
 
-    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
-    for owner, name in ((models.flight.Point, "state"), (models.miner, "join"), (models.store.Store, "begin_commit")):
+    monkeypatch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
+    for owner, name in (
+        (models.flight.Point, "state"),
+        (models.checkpoints, "join"),
+        (models.store.Store, "begin_commit"),
+    ):
         noted(owner, name)
     run("--exp_name", "x", "--b_chunks", "5")
     ends = [n for n, what in enumerate(done) if what == "begin_commit"]
@@ -251,8 +258,8 @@ def test_what_hears_of_a_round_takes_no_time_of_training(monkeypatch):
         seconds.append(args[-1])
         trained(self, *args)
 
-    monkeypatch.setattr(models.miner, "time", clock)
-    monkeypatch.setattr(models.miner, "lanes", lambda device: [None, None])
+    monkeypatch.setattr(models.clock, "time", clock)
+    monkeypatch.setattr(models.chunks, "lanes", lambda device: [None, None])
     monkeypatch.setattr(Figures, "on_train_batch_end", slowly)
     monkeypatch.setattr(models.forecast.Forecast, "trained", note)
     run("--exp_name", "x", "--b_chunks", "5")
@@ -268,7 +275,7 @@ def in_turns(waves, monkeypatch) -> list[int]:
         if len(flying) == waves:
             raise RuntimeError("power is gone")
         step(self, batch, batch_idx)
-        flying.append(len(self._points))
+        flying.append(len(self.checkpoints.points))
 
     with monkeypatch.context() as patch:
         patch.setattr(models.miner.Miner, "training_step", die)
@@ -283,8 +290,8 @@ def in_turns(waves, monkeypatch) -> list[int]:
 @pytest.mark.parametrize("held", [True, False])
 def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves, held, straight, monkeypatch):
     # As on a GPU, where the second lane is a stream.
-    monkeypatch.setattr(models.miner, "lanes", lambda device: [None, None])
-    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    monkeypatch.setattr(models.chunks, "lanes", lambda device: [None, None])
+    monkeypatch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
     if not held:
         limits = memory.Memory.limits
         monkeypatch.setattr(models.draft, "LARGE", 0)
@@ -300,13 +307,13 @@ def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves
 @pytest.mark.parametrize("waves", [1, 3, 6])
 def test_chunks_that_take_turns_on_a_gpu_give_the_model_of_one_chunk_after_a_resume_too(waves, monkeypatch):
     run("--exp_name", "straight")
-    monkeypatch.setattr(models.miner, "SECONDS_BETWEEN_COMMITS", 0)
+    monkeypatch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
     in_turns(waves, monkeypatch)
     assert same_model("straight", "turns")
 
 
 def run_that_commits_always(argv: list[str]) -> None:
-    models.miner.SECONDS_BETWEEN_COMMITS = 0
+    models.checkpoints.SECONDS_BETWEEN_COMMITS = 0
     main(argv)
 
 
@@ -416,12 +423,7 @@ def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys, epochs, monke
     assert result["stopped_early"] and np.isfinite(result["psnr"])
     assert "--resume" in capsys.readouterr().out
     # Time for some epochs of a round only: the resume must not prune where the straight run did not.
-    window = models.miner.Miner._window
-    monkeypatch.setattr(
-        models.miner.Miner,
-        "_window",
-        lambda self, point: range((w := window(self, point)).start, min(w.stop, w.start + 3)),
-    )
+    monkeypatch.setattr(models.clock.Clock, "affordable", lambda *_: 3)
     train(*opt.parse(["--exp_name", "x", "--resume", "--quiet"]))
     assert (0, 3) in epochs
     assert same_model("x", "straight")
@@ -430,7 +432,7 @@ def test_max_time_stops_in_good_order_and_a_resume_goes_on(capsys, epochs, monke
 def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypatch, epochs):
     # The clock of a session stands still until so many rounds are trained.
     rounds = 5
-    monkeypatch.setattr(models.miner.Miner, "_session", property(lambda _: 1e3 if len(epochs) >= rounds else 0.0))
+    monkeypatch.setattr(models.clock.Clock, "_session", property(lambda _: 1e3 if len(epochs) >= rounds else 0.0))
     left = []
     monkeypatch.setattr(Source, "begin", lambda source, n_levels: left.append(n_levels))
     argv = ["--b_chunks", "7", "--val_freq", "3", "--max_time", "10", "--prune_thr", "1e-9"]
@@ -461,7 +463,7 @@ def run_on_a_small_disk(commit_always: bool) -> None:
     """In a process of its own: a run on a disk that has no room for files of more than 20 kB."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-    models.miner.SECONDS_BETWEEN_COMMITS = 0 if commit_always else 1000
+    models.checkpoints.SECONDS_BETWEEN_COMMITS = 0 if commit_always else 1000
     run_command(lambda: main([*TINY, "--exp_name", "x", "--seed", "5"]))
 
 
