@@ -38,6 +38,7 @@ class Chunks:
     ):
         self.fit, self.recipe = fit, fit.recipe
         self._begun, self._checkpoints, self._clock, self._ranks = begun, checkpoints, clock, ranks
+        self._coarsest = fit.targets.prediction is None
         self.all = fit.chunks(list(begun))
         # The numbers of those that this process has taken.
         self.taken: list[int] = []
@@ -93,10 +94,10 @@ class Chunks:
         for number, following in numbers:
             chunk = self.all[number]
             epoch, piece = self._begun.get(chunk, (0, None))
-            if epoch == self.fit.epochs or (piece and self._checkpoints.out_of_time()):
+            if epoch == self.fit.epochs or (epoch and self._checkpoints.out_of_time()):
                 # As far as an earlier session has brought it.
                 self._checkpoints.restore(self.fit, chunk, piece)
-            elif not self._checkpoints.out_of_time():
+            elif not self._checkpoints.out_of_time() or self._coarsest:
                 self._start(number, epoch, piece)
                 if following is not None and self.all[following] not in self._begun:
                     self.fit.expect(self.all[following])
@@ -137,6 +138,9 @@ class Chunks:
             self._checkpoints.commit_if_due()
         if wave:
             yield from self._clock.told(wave)
+        elif self._coarsest and not point.epoch:
+            # There was no time for any round, and nothing coarser stands for these blocks.
+            fit.sync(*fit.solve(point.copy), prune=False)
 
     def _affordable(self, round_: range) -> range:
         """The epochs of a round that the time which is left is enough for, at least one."""

@@ -201,10 +201,20 @@ class LevelFit:
         """
         round_ = self.rounds.take(self.recipe, self.level, window)
         blocks = self.engine.train(self.network, self.inputs, copy.blocks, round_)
-        kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
-        mse = self.engine.errors(self.network, self.inputs, kept, self._real)
+        mse = self._measured(blocks)
         self.rounds.make_next(self.recipe, self.level, window)
         return copy.trained(blocks), mse
+
+    def solve(self, copy: TrainingCopy) -> tuple[TrainingCopy, Tensor]:
+        """A copy whose output layers are solved for instead of trained, and the error of each of its blocks, as of
+        `train`: for blocks that there is no time to train."""
+        rows = solve_output(self.network, self.inputs, copy.blocks, self._real)
+        blocks = replace(copy.blocks, rows=rows)
+        return copy.trained(blocks), self._measured(blocks)
+
+    def _measured(self, blocks: Blocks) -> Tensor:
+        kept = replace(blocks, rows=rounded(self.network, self.recipe.save_dtype, blocks.rows))
+        return self.engine.errors(self.network, self.inputs, kept, self._real)
 
     def sync(self, copy: TrainingCopy, mse: Tensor, prune: bool = True) -> TrainingCopy:
         """Write a copy and its blocks' errors into the level; the copy that goes on, where `prune` is true without the
