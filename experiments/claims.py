@@ -122,10 +122,17 @@ PRUNING = {
 }  # fmt: skip
 
 
-# Of about the same parameters: 826 and 852 a network, 906 and 906.
+# Of about the same parameters: 826 and 852 a network, 906 and 906, 2426 and 2400.
 FREQUENCIES = {
     f"patch {patch}, {n} frequencies, {hidden} hidden units": f"--patch_size {patch} --n_freq {n} --n_hidden {hidden}"
-    for patch, n, hidden in ((32, 4, 20), (32, 6, 18), (64, 5, 20), (64, 10, 15))
+    for patch, n, hidden in (
+        (32, 4, 20),
+        (32, 6, 18),
+        (64, 5, 20),
+        (64, 10, 15),
+        (64, 5, 38),
+        (64, 24, 20),
+    )
 }
 # MINER_pl itself, run unchanged: on one NVIDIA H200, and on two CPU cores.
 ON_A_GPU, ON_A_CPU = "--preset miner_pl", "--preset miner_pl --n_scales 3 --num_epochs 50 50 100"
