@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datasets.residual import LevelTargets
 from experiments.watched import watched
-from models import inheritance, level_fit, miner
+from models import checkpoints, inheritance, level_fit, miner
 from models.engine import Blocks, ReferenceEngine
 from models.engine import reference as reference_module
 from models.engine.closed_form import solve_output
@@ -63,7 +63,7 @@ def split_layer(_: dict) -> list:
     from models.engine import closed_form
 
     return [
-        *(patch.object(module, "Network", SplitNetwork) for module in (level_fit, model_file, miner)),
+        *(patch.object(module, "Network", SplitNetwork) for module in (level_fit, model_file, checkpoints)),
         *(patch.object(module, "features", _split_features) for module in (reference_module, closed_form)),
     ]
 
