@@ -169,11 +169,21 @@ def _check_about(about: Any, pyramid: Pyramid) -> None:
     numbers = (signal.low, signal.high)
     _require(all(type(n) in (int, float) and math.isfinite(n) for n in numbers), "range of values")
     _require(isinstance(signal.dtype, str) and np.dtype(signal.dtype).kind in "biuf", "dtype")
-    _require(signal.channels == pyramid.channels and isinstance(signal.mode, str), "signal")
-    _require(MODE_CHANNELS.get(signal.mode, signal.channels) == signal.channels, f"mode {signal.mode[:20]}")
+    _require(_positive(signal.channels) == pyramid.channels and isinstance(signal.mode, str), "signal")
+    fits = MODE_CHANNELS.get(signal.mode, signal.channels) == signal.channels
+    solid = signal.mode in ("occupancy", "volume")
+    _require(fits and solid == (pyramid.grid.ndim == 3), f"mode {signal.mode[:20]}")
     if signal.mode == "occupancy":
-        corners = [float(n) for corner in about["bounds"] for n in corner]
-        _require(len(corners) == 6 and all(map(math.isfinite, corners)) and pyramid.grid.ndim == 3, "bounds")
+        _check_bounds(about["bounds"])
+
+
+def _check_bounds(bounds: Any) -> None:
+    """Hold bounds to be two points in space, of numbers of which an array of floats can be made."""
+    _require(isinstance(bounds, list) and len(bounds) == 2, "bounds")
+    _require(all(isinstance(corner, list) and len(corner) == 3 for corner in bounds), "bounds")
+    numbers = [n for corner in bounds for n in corner]
+    _require(all(type(n) is float or (type(n) is int and abs(n) < 2**63) for n in numbers), "bounds")
+    _require(all(math.isfinite(b - a) for a, b in zip(*bounds, strict=True)), "bounds")
 
 
 def _positive(value: Any) -> int:

@@ -22,14 +22,19 @@ from models.pyramid import Pyramid
 from utils import UserError
 
 SIGNAL = {"dtype": "uint8", "channels": 2, "low": 0.0, "high": 255.0, "mode": "grey+alpha"}
+VOLUME = SIGNAL | {"mode": "volume"}
 ABOUT = {"signal": SIGNAL, "options": {"patch_size": [4, 3], "n_freq": None}, "text": "ü"}
 GRID = Grid((13, 37), (5, 7), 3)
 
 
 def saved(path, grid=GRID, **options):
     pyramid = random_pyramid(grid, **options)
-    save(path, pyramid, ABOUT)
+    save(path, pyramid, about_of(grid))
     return pyramid
+
+
+def about_of(grid):
+    return ABOUT if grid.ndim == 2 else ABOUT | {"signal": VOLUME}
 
 
 def contents(path):
@@ -54,7 +59,7 @@ def test_what_is_loaded_decodes_to_the_same_bits(tmp_path, grid, gaussian, lazy)
     path, generator = tmp_path / "model.safetensors", np.random.default_rng(0)
     pyramid = saved(path, grid, gaussian=gaussian)
     found, about = load(path, lazy=lazy)
-    assert about == ABOUT
+    assert about == about_of(grid)
     assert (found.grid, found.encoding, found.channels) == (pyramid.grid, pyramid.encoding, pyramid.channels)
     assert found.n_params == pyramid.n_params
     for level in range(grid.n_levels):
@@ -85,7 +90,7 @@ def test_rows_of_every_dtype_come_back_and_regions_of_them_are_the_crop(tmp_path
         for _ in range(5):
             region = random_box(generator, whole.stop)
             assert torch.equal(lazy.decode(region, level), whole.crop(decoded, region))
-    save(tmp_path / "again.safetensors", lazy, ABOUT)
+    save(tmp_path / "again.safetensors", lazy, about_of(grid))
     assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
@@ -398,6 +403,53 @@ HEADERS = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_header_that_contradicts_itself_or_the_rows_is_refused(tmp_path, name):
     refused(edited(tmp_path, lambda header, _: HEADERS[name](header)))
+
+
+def solid(header, tensors, **about):
+    """Make a header that of a shape, and change what it says about it."""
+    signal = {"dtype": "bool", "channels": 1, "low": 0.0, "high": 1.0, "mode": "occupancy"}
+    header["grid"].update(shape=[5, 6, 7], patch=[4, 4, 4])
+    header["about"].update({"signal": signal, "bounds": [[0, 0, 0], [1.5, 1, 1]]} | about)
+    header.update(channels=1, levels={})
+    tensors.clear()
+    tensors["x"] = torch.zeros(1)
+
+
+BOUNDS = {
+    "six points": [[1], [2], [3], [4], [5], [6]],
+    "three points": [[0, 0], [0, 1], [1, 1]],
+    "words": [["0", "0", "0"], ["1", "1", "1"]],
+    "a word": "012345",
+    "a dict": {"012": 1, "345": 2},
+    "truths": [[True, False, False], [True, True, True]],
+    "an integer that no array holds": [[0, 0, 0], [2**63, 1, 1]],
+    "more than a float between them": [[-1e308, 0, 0], [1e308, 1, 1]],
+    "nothing": None,
+}
+
+
+def test_a_shape_without_networks_is_loaded(tmp_path):
+    load(edited(tmp_path, solid))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_that_are_no_two_points_in_space_are_refused(tmp_path, name):
+    assert "bounds" in refused(edited(tmp_path, lambda *of: solid(*of, bounds=BOUNDS[name])))
+
+
+@pytest.mark.parametrize("mode", ["grey", "channels"])
+def test_a_picture_with_three_axes_is_refused(tmp_path, mode):
+    signal = SIGNAL | {"channels": 1, "mode": mode}
+    assert "mode" in refused(edited(tmp_path, lambda *of: solid(*of, signal=signal)))
+
+
+def test_a_volume_with_two_axes_is_refused(tmp_path):
+    assert "mode" in refused(edited(tmp_path, lambda header, _: header["about"]["signal"].update(mode="volume")))
+
+
+@pytest.mark.parametrize("value", [2.0, "2", None])
+def test_channels_of_a_signal_that_are_no_integer_are_refused(tmp_path, value):
+    refused(edited(tmp_path, lambda header, _: header["about"]["signal"].update(channels=value)))
 
 
 def spoil(tensors, key, function):
