@@ -132,6 +132,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         if max(options.devices, group.count) == 1:
             source.begin(levels_left(store, grid.n_levels))
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
+        model_file.check_features(grid, encoding)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
         sizes = source.signal.channels, grid.block_cells, network.row_size
         limits = memory.limits(*sizes, options.b_chunks, streamed=source.streamed)

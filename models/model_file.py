@@ -29,7 +29,23 @@ from utils import UserError
 FORMAT = "miner"
 VERSION = 2
 MOST_CELLS = 2**50
+# What all cells of a block are shown: numbers that a reader makes before it has seen a row.
+MOST_FEATURES = 2**28
 MODE_CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "occupancy": 1}
+
+
+def check_features(grid: Grid, encoding: Encoding) -> None:
+    """Refuse blocks of a model that could be saved and not loaded.
+
+    Raises:
+        UserError: such a block's cells are shown too many numbers.
+    """
+    if encoding.width * grid.block_cells > MOST_FEATURES:
+        most = MOST_FEATURES // (encoding.width // encoding.n_freq * grid.block_cells)
+        words = " ".join(map(str, grid.patch[::-1]))
+        raise UserError(
+            f"--n_freq {encoding.n_freq}: with --patch_size {words} at most {most}: take fewer or smaller blocks"
+        )
 
 
 def save(path: str | Path, pyramid: Pyramid, about: dict[str, Any]) -> None:
@@ -105,7 +121,7 @@ def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid
     n_freq = header["encoding"]["n_freq"]
     _require(type(n_freq) is int and 0 <= n_freq <= 64, "encoding")
     encoding = Encoding(len(shape), n_freq)
-    _require(encoding.width * grid.block_cells <= 2**28, "sizes")
+    _require(encoding.width * grid.block_cells <= MOST_FEATURES, "sizes")
     networks = [_network(name, facts, header["version"])[0] for name, facts in header["levels"].items()]
     evaluator = ReferenceEngine()
     for network in networks:

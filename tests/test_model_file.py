@@ -16,7 +16,7 @@ from datasets.grid import Box, Grid
 from models import draft
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
-from models.model_file import load, save
+from models.model_file import check_features, load, save
 from models.precision import DTYPES, pack, row_bytes
 from models.pyramid import Pyramid
 from utils import UserError
@@ -510,6 +510,24 @@ def test_blocks_and_amplitudes_in_a_table_are_refused(tmp_path, columns):
             spoil(tensors, key, lambda x: torch.stack([x + n for n in range(columns)], 1))
 
     refused(edited(tmp_path, edit))
+
+
+@pytest.mark.parametrize(("patch", "most"), [((101, 101, 101), 6), ((1, 1000, 1000), 6), ((100, 100, 100), 6)])
+def test_frequencies_that_no_reader_would_take_are_refused_before_a_fit(tmp_path, monkeypatch, patch, most):
+    grid = Grid((110, 110, 110), patch, 1)
+    with pytest.raises(UserError, match=f"--n_freq 7: with --patch_size .* at most {most}"):
+        check_features(grid, Encoding(3, most + 1))
+    check_features(grid, Encoding(3, most))
+    monkeypatch.setattr(Encoding, "__call__", lambda *_: torch.zeros(1))
+    for n_freq in (most, most + 1):
+
+        def edit(header, tensors, n_freq=n_freq):
+            solid(header, tensors)
+            header["grid"].update(shape=grid.shape, patch=patch)
+            header["encoding"].update(ndim=3, n_freq=n_freq)
+
+        path = edited(tmp_path, edit)
+        load(path) if n_freq == most else refused(path)
 
 
 def test_a_hostile_header_costs_no_memory(tmp_path, monkeypatch):
