@@ -11,6 +11,9 @@ from models.block_mlp import BlockMLP
 from models.engine.reference import forward
 from models.network import COLOUR
 
+# Points evaluated at once, of a level as of the coarser ones: in space each lies between up to eight of their cells.
+MOST_POINTS = 2**16
+
 
 def values_at(pyramid, points: Tensor, level: int) -> Tensor:
     """What a level says at points, [m, c] in [0, 1]: its networks there, on the decoded cells of the coarser level.
@@ -19,6 +22,10 @@ def values_at(pyramid, points: Tensor, level: int) -> Tensor:
         pyramid: a models.pyramid.Pyramid.
         points: float64 [m, d] inside the level, columns slow to fast, in its cells: the centre of cell i is i + 1/2.
     """
+    return torch.cat([_values_at(pyramid, part, level) for part in points.split(MOST_POINTS)])
+
+
+def _values_at(pyramid, points: Tensor, level: int) -> Tensor:
     if level < pyramid.grid.n_levels - 1 and len(points):
         values = _between_cells(pyramid, points / 2, level + 1)
     else:

@@ -18,8 +18,6 @@ from models.recent_blocks import RecentBlocks
 STRIP_CELLS = 2**22
 # What was decoded last and is kept on a CPU, where networks cost more than memory: 32 MiB.
 RECENT_VALUES = 2**23
-# Points evaluated at once by `sample`.
-SAMPLED_POINTS = 2**16
 
 
 class Pyramid(nn.Module):
@@ -169,8 +167,7 @@ class Pyramid(nn.Module):
             raise ValueError(f"points of shape {tuple(points.shape)} must be [m, {len(size)}]")
         if not ((points >= 0) & (points <= size)).all():
             raise ValueError(f"points must lie between 0 and the size {' '.join(map(str, size.tolist()))}")
-        parts = points.double().flip(1).split(SAMPLED_POINTS)
-        return torch.cat([values_at(self, part, 0) for part in parts])
+        return values_at(self, points.double().flip(1), 0)
 
     def strips(
         self,

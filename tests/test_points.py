@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import GRIDS, grid_id, random_pyramid
 
-import models.pyramid
+import models.points
 from datasets.grid import Grid
 from models import model_file
 from models.block_mlp import BlockMLP
@@ -44,9 +44,19 @@ def test_at_the_centres_of_cells_it_is_the_decode(grid, gaussian, n_freq):
 def test_a_point_does_not_depend_on_the_others(grid, monkeypatch):
     pyramid, points = random_pyramid(grid), random_points(grid.shape, 60)
     together = pyramid.sample(points)
-    monkeypatch.setattr(models.pyramid, "SAMPLED_POINTS", 7)
+    monkeypatch.setattr(models.points, "MOST_POINTS", 7)
     torch.testing.assert_close(pyramid.sample(points), together, rtol=0, atol=1e-6)
     assert pyramid.sample(points[:0]).shape == (0, pyramid.channels)
+
+
+def test_no_more_points_are_evaluated_at_once_at_coarser_levels(monkeypatch):
+    grid = Grid((24, 24, 24), (4, 4, 4), 4)
+    pyramid, seen = random_pyramid(grid, keep=2), []
+    monkeypatch.setattr(models.points, "MOST_POINTS", 50)
+    places = models.points._places
+    monkeypatch.setattr(models.points, "_places", lambda *of: seen.append(len(of[1])) or places(*of))
+    pyramid.sample(random_points(grid.shape, 120))
+    assert max(seen) == 50
 
 
 def test_it_is_continuous_inside_a_block_also_where_coarse_cells_meet():
