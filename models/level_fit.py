@@ -17,6 +17,7 @@ from models.precision import PackedRows, pack, rounded
 from models.recipe import Recipe
 from models.rounds import Rounds
 from models.training_copy import TrainingCopy
+from utils import UserError
 
 # Where several processes share a level, a chunk gets this part of what is left for each of them, so that chunks grow
 # ever shorter and all end at about the same time, though each has some in training (of a GPU GPU_CHUNKS) and the next
@@ -230,11 +231,22 @@ class LevelFit:
     def state(self, chunk: range) -> dict[str, Tensor]:
         """What is known of a chunk's blocks, to be given back to `restore`."""
         part = self._part(chunk)
-        return {"rows": part.rows.detach().clone(), "errors": self.errors[part.blocks]}
+        return {"blocks": part.blocks.clone(), "rows": part.rows.detach().clone(), "errors": self.errors[part.blocks]}
 
     def restore(self, chunk: range, state: dict[str, Tensor]) -> None:
-        """Take up what `state` gave; without rows if they are in a file."""
-        self.errors[self.target.blocks[chunk.start : chunk.stop]] = state["errors"]
+        """Take up what `state` gave; without rows if they are in a file.
+
+        Raises:
+            UserError: the chunk has other blocks here.
+        """
+        blocks = self.target.blocks[chunk.start : chunk.stop]
+        if not torch.equal(blocks, state["blocks"]):
+            # With the coarser levels rounded otherwise a block near the threshold is active here and was not there.
+            raise UserError(
+                "--resume: other blocks need a network than where the run began, as another kind of machine rounds "
+                "otherwise: go on there, or start over without --resume"
+            )
+        self.errors[blocks] = state["errors"]
         if "rows" in state:
             self._part(chunk).rows[:] = state["rows"]
 

@@ -20,7 +20,7 @@ from models.rows import Segment
 from utils import UserError, atomic_write, to_disk
 
 JOURNAL = "journal.json"
-VERSION = 2
+VERSION = 3
 # Tables of rows that may wait in memory for the disk.
 MOST_WAITING = 4
 

@@ -20,6 +20,7 @@ from models.precision import DTYPES, PackedRows, rounded
 from models.pyramid import Pyramid
 from models.recipe import Recipe
 from models.rows import Segment
+from utils import UserError
 
 RECIPE = Recipe(
     epochs=(12, 12, 12), val_freq=4, batch_size=16, lr=0.03, loss_thr=2e-3, prune_thr=1e-3, n_layers=2, n_hidden=8,
@@ -221,7 +222,7 @@ def test_rows_that_are_not_held_end_in_the_same_level(grid, tmp_path):
             pass
         assert torch.equal(again.finished_rows(chunk)[0], rows[0])
         third = make_fit(grid, row_bytes=0, **recipe)
-        third.restore(chunk, {"errors": fit.state(chunk)["errors"]})
+        third.restore(chunk, {key: fit.state(chunk)[key] for key in ("blocks", "errors")})
         assert torch.equal(*(f.errors[f.target.blocks[chunk.start : chunk.stop]] for f in (third, fit)))
     networks, found = fit.finish(PackedRows.of_segments(fit.network, "float32", segments))
     assert found == report and not fit.holds_rows
@@ -326,6 +327,18 @@ def test_state_and_restore_carry_a_chunk_over(grid):
         other.restore(chunk, on_disk(fit.state(chunk)))
     assert torch.equal(other.target.rows, fit.target.rows) and torch.equal(other.errors, fit.errors)
     assert same(other.finish()[0].rows.detach(), fit.finish()[0].rows.detach())
+
+
+@pytest.mark.parametrize("chunk", [range(0, 2), range(1, 4)], ids=["the first", "the last"])
+def test_a_chunk_of_other_blocks_is_not_taken_up(chunk):
+    """As on another machine, whose rounding of the coarser levels leaves a block active or not."""
+    fit, other = (make_fit(GRIDS[0]) for _ in range(2))
+    state = fit.state(chunk)
+    for changed in (other.target.blocks[1:], other.target.blocks[: chunk.stop - 1], other.target.blocks + 1):
+        other.target.blocks = changed
+        with pytest.raises(UserError, match="--resume"):
+            other.restore(chunk, state)
+        assert not other.target.rows.any()
 
 
 def test_the_start_of_a_block_does_not_depend_on_its_chunk():
