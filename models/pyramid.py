@@ -53,6 +53,7 @@ class Pyramid(nn.Module):
         if self._held and (level == 0 or self._held[0] <= level):
             self._held = None
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def hold(self, level: int, most_cells: int | None = None) -> None:
         """Hold a level decoded whole, in place of one held before, so that finer ones are decoded from it: until it, a
@@ -81,6 +82,8 @@ class Pyramid(nn.Module):
         """What was read so far of rows that stay in a file."""
         return sum(level.bytes_read for level in self.levels.values())
 
+    # Threads do not inherit that mode, and what is kept outlasts it.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def decode(
         self,
@@ -140,11 +143,11 @@ class Pyramid(nn.Module):
         def evaluate(places: Tensor) -> Tensor:
             return self.engine.predict(networks.network, self.inputs, *networks.take(places))
 
-        if places.is_cuda:
+        parts = [part for part in (networks.rows, networks.amplitude) if isinstance(part, Tensor)]
+        if places.is_cuda or any(part.is_inference() for part in parts):
             return evaluate(places)
-        # Rows may be trained further; torch counts what is written into a tensor.
-        written = [part._version for part in (networks.rows, networks.amplitude) if isinstance(part, Tensor)]
-        return self._recent.get((level, *written), places, evaluate)
+        # Rows may be trained further; torch counts what is written into a tensor, but for one made in inference mode.
+        return self._recent.get((level, *(part._version for part in parts)), places, evaluate)
 
     def sample(self, points: Tensor) -> Tensor:
         """The values at points between the cells of the finest level, [m, c] float32 in [0, 1].

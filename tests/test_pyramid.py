@@ -60,6 +60,24 @@ def test_tiles_do_not_change_a_bit(grid, gaussian, monkeypatch):
     assert all(torch.equal(pyramid.decode(level=level), want) for level, want in enumerate(whole))
 
 
+@pytest.mark.parametrize("made_within", [False, True])
+def test_it_decodes_in_inference_mode_as_out_of_it(made_within, monkeypatch):
+    monkeypatch.setattr(models.engine.reference, "TILE_VALUES", 50)
+    pyramid = random_pyramid(GRIDS[4])
+    want = pyramid.decode()
+    with torch.inference_mode(made_within):
+        for level, of in list(pyramid.levels.items()):
+            rows = of.rows.detach().clone()
+            pyramid.add(int(level), BlockMLP(of.network, of.blocks.clone(), of.amplitude.clone(), rows))
+    assert pyramid.level(0).rows.is_inference() == made_within
+    for _ in range(2):
+        with torch.inference_mode():
+            assert torch.equal(pyramid.decode(), want)
+            pyramid.hold(1)
+        assert torch.equal(pyramid.decode(), want)
+        pyramid.decode().zero_()
+
+
 def test_a_level_that_is_put_in_the_place_of_another_is_the_one_that_is_decoded():
     grid = GRIDS[4]
     pyramid, other = random_pyramid(grid), random_pyramid(grid, seed=1)
