@@ -111,7 +111,7 @@ def _check_kind(path: Path, header: Any) -> None:
     if type(version) is not int or version < 1:
         raise UserError(f"{path}: not a usable model, its format version is {str(version)[:20]}")
     if version > VERSION:
-        raise UserError(f"{path}: written by a newer version (format {header.get('version')}, this reads {VERSION})")
+        raise UserError(f"{path}: written by a newer version (format {str(version)[:20]}, this reads {VERSION})")
 
 
 def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid:

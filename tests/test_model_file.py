@@ -312,7 +312,7 @@ def test_a_file_that_is_written_again_unchanged_is_loaded(tmp_path):
     load(edited(tmp_path, lambda header, tensors: None))
 
 
-@pytest.mark.parametrize("version", [3, 10**9])
+@pytest.mark.parametrize("version", [3, 10**9, pytest.param(10**4000, id="of 4001 digits")])
 def test_a_newer_version_is_said(tmp_path, version):
     path = edited(tmp_path, lambda header, _: header.update(version=version))
     assert "newer version" in refused(path)
