@@ -154,9 +154,9 @@ class Pyramid(nn.Module):
 
         A point gets what the finest level's network of its block gives there, on top of the decoded cells of the next
         coarser level, interpolated linearly between their centres. So at the centre of a cell it is what `decode`
-        gives, but for rounding; it is continuous inside a block, and differentiable but where it is clipped and on
-        the lines through the centres of coarser cells. Gradients reach the points, and those rows of any level that
-        are tensors and ask for them.
+        gives, but for rounding, which grows with the highest frequency: 1e-6 with 8 of them, 1e-3 with 20. It is
+        continuous inside a block, and differentiable but where it is clipped and on the lines through the centres of
+        coarser cells. Gradients reach the points, and those rows of any level that are tensors and ask for them.
 
         Args:
             points: [m, d], columns x, y[, z], in cells of the finest level: the centre of cell i is at i + 1/2, and
