@@ -50,7 +50,7 @@ class FileRows:
 
         Raises:
             IndexError: there is no such row.
-            UserError: a file was changed or cut since it was opened, or holds a number that is not finite.
+            UserError: a file was changed, cut or removed since it was opened, or holds a number that is not finite.
         """
         wanted, place = np.unique(index.cpu().numpy(), return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
@@ -60,7 +60,10 @@ class FileRows:
         cuts = np.searchsorted(wanted, self._ends)
         for segment, first, a, b in zip(self.segments, self._ends, cuts, cuts[1:], strict=False):
             if a < b:
-                self._read(segment, wanted[a:b] - first, found[a:b])
+                try:
+                    self._read(segment, wanted[a:b] - first, found[a:b])
+                except FileNotFoundError:
+                    raise UserError(f"{segment.path}: is gone, while it was in use: start again") from None
         return (rows if len(wanted) == len(index) and (place[1:] > place[:-1]).all() else rows[place]).to(index.device)
 
     def _read(self, segment: Segment, numbers: np.ndarray, into: np.ndarray) -> None:

@@ -67,7 +67,7 @@ def test_a_file_that_is_cut_or_replaced_or_gone_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"0\.bin: was replaced"):
         rows.take(torch.tensor([0]))
     path.unlink()
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match=r"0\.bin: is gone"):
         rows.take(torch.tensor([0]))
 
 
