@@ -11,8 +11,8 @@ SSIM_WINDOW = 11
 
 
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite where the error is zero."""
-    return -10 * math.log10(mse) if mse > 0 else math.inf
+    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite where the error is zero, or below by rounding."""
+    return math.inf if mse <= 0 else -10 * math.log10(mse)
 
 
 @dataclass

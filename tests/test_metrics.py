@@ -18,6 +18,10 @@ def test_psnr_is_10_log10_of_1_over_mse(mse, db):
     assert psnr(mse) == pytest.approx(db)
 
 
+def test_the_psnr_of_an_undefined_error_is_undefined():
+    assert math.isnan(psnr(math.nan))
+
+
 def test_a_mean_is_that_of_all_values_however_they_are_added():
     values = torch.rand(1000) + 1000
     mean = Mean()
