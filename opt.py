@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ KEPT_ON_RESUME = ("memory", "log_image", "quiet")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors as one line."""
+    """argparse, with errors as one line, and without names that not every library can open."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            # Python keeps such bytes as lone surrogates, at which OpenCV crashes, and printing and TensorBoard fail.
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                self.error(f"{word!a}: a name in bytes that are no UTF-8: rename the file or folder")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (see {self.prog} --help)")

@@ -29,6 +29,11 @@ def parse(text):
     return opt.parse(text.split())[0]
 
 
+def test_a_name_that_is_no_text_is_refused_by_every_command():
+    with pytest.raises(UserError, match=r"'m\\udcff\.png': a name in bytes that are no UTF-8: rename"):
+        opt.Parser("x.py").parse_args(["--path", "m\udcff.png"])
+
+
 def refused(text):
     with pytest.raises(UserError) as error:
         parse(text)
