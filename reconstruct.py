@@ -73,8 +73,7 @@ def reconstruct(
         if signal.mode in ("occupancy", "volume"):
             write_npy(out, strips, cells if signal.channels == 1 else shape, signal.dtype)
         else:
-            value_range = (signal.low, signal.low + 2 * signal.half)
-            notes += write_strips(out, strips, shape, signal.dtype, signal.mode, value_range)
+            notes += write_strips(out, strips, shape, signal.dtype, signal.mode, (signal.low, signal.high))
     if region:
         share = pyramid.bytes_read / 1e6, Path(model).stat().st_size / 1e6
         notes.append("read {:.3g} MB of rows from a file of {:.3g} MB".format(*share))

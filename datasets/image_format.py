@@ -25,6 +25,8 @@ HELD_DTYPES = {
     "TIFF": ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"),
 }
 LONGEST_SIDE = {"JPEG": 65535, "WebP": 16383}
+# What a BMP, which counts its bytes in 32 bits, holds, less some room for its header.
+BMP_BYTES = 2**32 - 2**12
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def check_picture(path: Path, file_format: str, shape: tuple[int, int, int], mod
     longest = LONGEST_SIDE.get(file_format, side)
     if side > longest:
         raise UserError(f"{path}: {side} pixels on a side; {file_format} holds at most {longest}: use .png or .tif")
+    # Rows of 1 or 3 bytes a pixel, whatever the mode, filled up to a multiple of 4.
+    row_bytes = -(-shape[1] * (1 if mode.startswith("grey") else 3) // 4) * 4
+    if file_format == "BMP" and shape[0] * row_bytes > BMP_BYTES:
+        raise UserError(f"{path}: {shape[1]} x {shape[0]} pixels; BMP holds at most 4 GiB: use .png or .tif")
 
 
 def fit_format(mode: str, dtype: np.dtype, file_format: str, value_range: tuple[float, float]) -> Fit:
@@ -123,12 +129,11 @@ def _fit_dtype(fit: Fit, file_format: str, dtypes: tuple[str, ...], value_range:
         note = f"{file_format} holds 8 bits a channel: the 16-bit values were scaled down"
         return fit.then(lambda rows: (rows.astype(np.uint32) + 128) // 257, note, dtype=dtype)
     low, high = value_range
-    if kind == "f" and not high > low:
-        raise ValueError(f"value_range {value_range} is empty")
     top = np.iinfo(dtype).max
 
     def scale(rows: np.ndarray) -> np.ndarray:
-        unit = np.nan_to_num((rows.astype(np.float64) - low) / max(high - low, 1e-300))
+        # By halves, for the whole range may be more than a float holds.
+        unit = np.nan_to_num((rows.astype(np.float64) / 2 - low / 2) / max(high / 2 - low / 2, 1e-300))
         return np.rint(np.clip(unit, 0, 1) * top)
 
     note = f"{file_format} holds at most {8 * np.dtype(dtype).itemsize}-bit integers"

@@ -133,10 +133,25 @@ def test_notes(tmp_path, name, mode, dtype, note, back_as):
     assert (back.dtype, back_mode) == back_as
 
 
+@pytest.mark.parametrize(("shape", "mode"), [((2**15, 2**17, 1), "grey"), ((40000, 36000, 3), "RGB")])
+def test_a_bmp_of_more_than_4_gib_is_refused(tmp_path, shape, mode):
+    # Of a view the size is what counts: nothing so large is held.
+    array = np.broadcast_to(np.zeros((1, 1, shape[2]), np.uint8), shape)
+    with pytest.raises(UserError, match="BMP holds at most 4 GiB"):
+        write_image(tmp_path / "x.bmp", array, mode)
+    assert not list(tmp_path.iterdir())
+
+
 def test_converted_values(tmp_path):
     array = np.array([[[-1.0], [0.0], [1.0], [2.0], [3.0]]], np.float32)
     write_image(tmp_path / "x.png", array, "grey", value_range=(0, 2))
     np.testing.assert_array_equal(read_image(tmp_path / "x.png")[0].ravel(), [0, 0, 32768, 65535, 65535])
+    array = np.array([[[-1.7e308], [0.0], [1.7e308]]])
+    write_image(tmp_path / "x.png", array, "grey", value_range=(-1.7e308, 1.7e308))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png")[0].ravel(), [0, 32768, 65535])
+    # The range of a constant ends where it begins.
+    write_image(tmp_path / "x.png", np.full((1, 3, 1), 1e17), "grey", value_range=(1e17, 1e17))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png")[0].ravel(), 0)
     array = np.array([[[0, 128, 255, 51]]], np.uint8)
     write_image(tmp_path / "x.png", array, "CMYK")
     expected = np.asarray(Image.frombytes("CMYK", (1, 1), array.tobytes()).convert("RGB"))

@@ -52,6 +52,14 @@ def model(name: str) -> str:
     return f"ckpts/{name}/model.safetensors"
 
 
+def test_a_large_constant_comes_back_as_a_picture_too():
+    np.save("constant.npy", np.full((3, 2), 1e17))
+    train(*opt.parse(["--path", "constant.npy", "--num_epochs", "1", "--n_scales", "1", "--quiet"]))
+    main([model("constant"), "--out", "constant.png"])
+    array, mode = read_image("constant.png")
+    assert array.shape == (3, 2, 1) and mode == "grey" and not array.any()
+
+
 @pytest.mark.parametrize("ending", ["png", "tif", "npy"])
 def test_an_image_comes_back_with_its_size_channels_and_depth(ending):
     main([model("image"), "--out", f"back.{ending}"])
