@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 import signal
 import sys
 import warnings
@@ -90,7 +91,9 @@ def nearest_folder(path: Path) -> Path:
 
 def to_go_on(exp_name: str, devices: int = 1) -> str:
     more = f" --devices {devices}" if devices > 1 else ""
-    return f"; to go on: python train.py --exp_name {exp_name}{more} --resume"
+    # A name that begins with a dash would be taken for an option.
+    between = "=" if exp_name.startswith("-") else " "
+    return f"; to go on: python train.py --exp_name{between}{shlex.quote(exp_name)}{more} --resume"
 
 
 @contextlib.contextmanager
