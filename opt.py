@@ -181,6 +181,6 @@ def _seconds(text: str) -> float:
 
 def memory_bytes(text: str) -> int:
     """The bytes of a size as 1GiB or 800MB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]i?)?b?", text.strip().lower())
     refuse(not match, "memory", f"{text[:40]!r} is no size: give one as 1GiB or 800MB")
     return int(float(match[1]) * UNITS[match[2] or ""])

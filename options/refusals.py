@@ -1,7 +1,6 @@
 """What is refused of options whatever the input is, in one line that names the option."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable
 
@@ -75,8 +74,9 @@ def check(o: Options) -> None:
     )  # fmt: skip
     for name in positive:
         value = getattr(o, name)
-        bad = value is not None and not (math.isfinite(value) and value > 0)
-        refuse(bad, name, f"must be a positive number, not {value}")
+        # Larger numbers are infinite in float32, in which all is computed.
+        bad = value is not None and not 0 < value <= 1e38
+        refuse(bad, name, f"must be a positive number up to 1e38, not {value}")
     for name in ("input_size", "patch_size"):
         value = getattr(o, name)
         axes, each = AXES[o.task], "X Y" if AXES[o.task] == 2 else "X Y Z"

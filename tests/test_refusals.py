@@ -11,9 +11,9 @@ AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coa
 CHOICES = ("task", "pyr", "engine", "precision", "preset", "activation", "output", "weight_sharing", "pruning")
 BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
-    *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "x", "")],
+    *[(f"--{name} {value}", name) for name in AMOUNTS for value in ("0", "-1", "nan", "inf", "1e39", "x", "")],
     *[(f"--max_time {value}", "max_time") for value in ("0", "nan", "inf", "x", "1:2:3:4", "1:-5", ":", "-1")],
-    *[(f"--memory {value}", "memory") for value in ("0", "-1", "x", "1PiB", "63MiB", "GiB", "nan")],
+    *[(f"--memory {value}", "memory") for value in ("0", "-1", "x", "1PiB", "63MiB", "GiB", "nan", "9" * 400)],
     *[(f"--n_freq {value}", "n_freq") for value in ("0", "-1", "25", "x")],
     *[(f"--b_chunks {value}", "b_chunks") for value in ("0", "1", "-2", "x")],
     *[(f"--seed {value}", "seed") for value in ("-1", str(2**31), "x")],
