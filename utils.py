@@ -83,6 +83,8 @@ _MEND = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or choose another disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or choose a writable folder"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be: move it away"),
+    errno.ENOENT: "put it back, or mend the path",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.EISDIR: "a folder is where a file should be: move it away, or give another name",
 }
 

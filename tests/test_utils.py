@@ -137,6 +137,8 @@ def ended(capsys, error):
         (OSError(errno.ENOSPC, "full", "a.bin"), 2, "a.bin"),
         (PermissionError(errno.EACCES, "no", "b.bin"), 2, "b.bin"),
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "--b_chunks"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "c.png"), 2, "mend the path"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "c.png"), 2, "shorter name"),
         (KeyboardInterrupt(), 130, ""),
     ],
     ids=str,
