@@ -34,8 +34,10 @@ def _directory(header: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
 
 def check_planes(path: Path, tags: Mapping[int, Any]) -> None:
     """Raise UserError for an OME-TIFF whose channels, slices or times are pages, of which only one would be read."""
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*", str(tags.get(270, "")))
-    if not pixels or "openmicroscopy" not in tags[270].lower():
+    # Some write it as bytes.
+    described = str(tags.get(270, ""))
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*", described)
+    if not pixels or "openmicroscopy" not in described.lower():
         return
     sizes = {axis: int(n) for axis, n in re.findall(r'\bSize([CZT])="(\d+)"', pixels[0])}
     pages = math.prod(sizes.values()) // (tags.get(277, 1) if sizes.get("C") == tags.get(277, 1) else 1)

@@ -1,10 +1,13 @@
 """What a TIFF says of its pages."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from datasets.samples import planet
-from datasets.tiff import page_count
+from datasets.tiff import check_planes, page_count
+from utils import UserError
 
 PLANET = planet(70, 90)
 
@@ -19,6 +22,12 @@ def write_pages(path, n, **options):
 def test_pages_are_counted(tmp_path, n, options):
     write_pages(tmp_path / "a.tif", n, **options)
     assert page_count(tmp_path / "a.tif") == n
+
+
+def test_planes_are_found_in_a_description_of_any_type():
+    said = b'<OME xmlns="http://www.openmicroscopy.org"><Pixels SizeC="2" SizeZ="3"/></OME>'
+    with pytest.raises(UserError, match="OME-TIFF of 6 pages"):
+        check_planes(Path("x.tif"), {270: said})
 
 
 def test_a_pyramid_is_one_page(tmp_path):
