@@ -13,7 +13,7 @@ from typing import Any
 
 import opt
 from train import train
-from utils import run_command
+from utils import UserError, run_command
 
 # Of runs that were given no --exp_name.
 NAME = "benchmark"
@@ -32,6 +32,9 @@ COLUMNS = {
 def benchmark(argv: list[str], runs: int, warmup: int) -> list[dict[str, Any]]:
     """The figures of `runs` runs of train.py with these options, after `warmup` runs that do not count."""
     options, given = opt.parse(argv)
+    for name in ("plan", "resume"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is no whole run, of which figures could be taken: leave it out")
     # The processes of several devices write to the terminal themselves. A run of the file's own name stays as it is.
     options = dataclasses.replace(options, quiet=True, exp_name=options.exp_name or NAME)
     results = []

@@ -2,7 +2,18 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmark import main
+from utils import UserError
+
+
+@pytest.mark.parametrize("option", ["--plan", "--resume"])
+def test_it_refuses_what_is_no_run_to_be_timed(tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{option} is no whole run"):
+        main(["--runs", "1", "--warmup", "0", "--", "--input_size", "8", "--num_epochs", "1", option])
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_prints_medians_and_leaves_the_run_of_the_same_options_as_it_is(tmp_path, monkeypatch, capsys):
