@@ -23,6 +23,7 @@ from models import model_file
 from pictures.levels import to_uint8
 from utils import UserError
 from viewer.server import Server
+from viewer.site import ASSETS
 
 ROOT = Path(view.__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -184,6 +185,15 @@ def test_a_file_that_is_damaged_later_is_said_once_asked_for(folder, serve, tmp_
     status, _, body = ask(server, "/tiles/model/-/0/0/0/0/1_1.png")
     assert status == 500 and str(path).encode() in body and b"Traceback" not in body
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
+
+
+def test_a_file_of_the_page_that_is_gone_is_said_in_a_line(folder, serve, tmp_path, monkeypatch, capsys):
+    server = serve(folder / "image.safetensors")
+    monkeypatch.setitem(ASSETS, "/page/plane.js", tmp_path / "plane.js")
+    status, _, body = ask(server, "/page/plane.js")
+    assert status == 500 and b"plane.js: No such file" in body
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("port", ["-1", "80", "65536"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from utils import UserError
+from utils import UserError, complaint
 
 ADDRESS = "127.0.0.1"
 HEADERS = {
@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
         port: 0 for any that is free; `url` says which it is.
         policy: the pages' Content-Security-Policy.
 
-    A UserError of `answer` is said on stderr, in a line, and answered with 500.
+    An error of `answer` that the user can mend (`utils.complaint`) is said on stderr, in a line, and answered with 500.
 
     Raises:
         UserError: the port is in use or not allowed.
@@ -70,10 +70,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             found = self.server.answer(self.path.partition("?")[0])
-        except UserError as error:
+        except Exception as error:
             # Rows that stay in the file may turn out to be damaged, or gone, at any time.
-            print(f"error: {error}", file=sys.stderr)
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error}\n".encode())
+            if not (line := complaint(error)):
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{line}\n".encode())
             return
         if found is None:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
