@@ -97,7 +97,7 @@ def _load_faces(path: Path) -> tuple[np.ndarray, np.ndarray]:
         scene = trimesh.load_scene(path, process=False, skip_materials=True)
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
         whole = path.suffix.lower() != ".off" or _is_whole_off(path)
-    except MemoryError:
+    except (MemoryError, PermissionError):
         raise
     except ImportError:
         # trimesh tries its readers of text on a binary file that is cut, and wants a package for that.

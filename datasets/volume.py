@@ -23,13 +23,12 @@ def read_volume(path: str | Path) -> np.ndarray:
         # Mapped copy-on-write: torch warns of arrays that it may not write.
         loaded = np.load(path, mmap_mode="c", allow_pickle=False)
         array = _only_array(path, loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
-    except UserError:
+    except (UserError, PermissionError):
         raise
     # A cut or foreign file reaches the zip reader and the parser of headers, each with errors of its own.
     except Exception as error:
-        raise UserError(
-            f"{path}: not a whole .npy or .npz file ({str(error).splitlines()[0][:80]}): {ADVICE}"
-        ) from None
+        what = " ".join(str(error).split())[:80] or type(error).__name__
+        raise UserError(f"{path}: not a whole .npy or .npz file ({what}): {ADVICE}") from None
     if array.dtype.kind not in "biuf" or array.ndim not in (3, 4) or not array.size:
         raise UserError(f"{path}: an array of {array.dtype} and shape {list(array.shape)}: {ADVICE}")
     array = array if array.ndim == 4 else array[..., None]

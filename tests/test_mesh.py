@@ -1,5 +1,7 @@
 """Reading meshes and voxelisation: analytic shapes, holes, flipped faces, shells, broken files."""
 
+import errno
+
 import numpy as np
 import pytest
 import trimesh
@@ -223,6 +225,18 @@ def write_bad_meshes(folder):
     (folder / "mesh").write_text(tetrahedron)
     (folder / "folder.obj").mkdir()
     return [*sorted(folder.iterdir()), folder / "missing.obj"]
+
+
+def test_a_mesh_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    path = tmp_path / "ball.stl"
+    trimesh.creation.icosphere(1).export(path)
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(trimesh, "load_scene", forbidden)
+    with pytest.raises(PermissionError):
+        read_mesh(path)
 
 
 def test_bad_meshes_are_named(tmp_path, capfd):

@@ -1,7 +1,10 @@
 """train.py on occupancy grids and volumes: the same path as images, with IoU and a surface."""
 
+import errno
 import gc
 import json
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import trimesh
 
 import opt
+from datasets.volume import read_volume
 from preprocess_mesh import preprocess_mesh
 from train import main, train
 from utils import run_command
@@ -79,12 +83,23 @@ def test_volumes_of_any_dtype_are_fitted(ending, dtype, channels, capsys):
     assert result["psnr"] > 25
 
 
+def _npz_that_ends_early(path):
+    """Both its directory and the array announce more than there is: of that Python says nothing but its kind."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (90, 90, 90)})
+    whole = bytearray(Path(path).read_bytes())
+    place = whole.rfind(b"PK\x01\x02") + 20
+    whole[place : place + 8] = struct.pack("<2I", 10**7, 10**7)
+    Path(path).write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
         ("missing.npy", lambda: None),
         ("flat.npy", lambda: np.save("flat.npy", np.ones((3, 3)))),
         ("two.npz", lambda: np.savez("two.npz", a=np.ones((2, 2, 2)), b=np.ones((2, 2, 2)))),
+        ("cut.npz", lambda: _npz_that_ends_early("cut.npz")),
         ("nan.npy", lambda: np.save("nan.npy", np.full((2, 2, 2), np.nan))),
         ("text.npy", lambda: Path("text.npy").write_text("no numbers")),
         ("empty.npy", lambda: Path("empty.npy").touch()),
@@ -100,6 +115,16 @@ def test_bad_grids_are_one_line(name, make, task, capsys):
     assert not Path("ckpts").exists()
     # A file left open would be warned of here.
     gc.collect()
+
+
+def test_a_volume_that_may_not_be_read_is_not_called_broken(monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "v.npy")
+
+    np.save("v.npy", np.ones((2, 2, 2)))
+    monkeypatch.setattr(np, "load", forbidden)
+    with pytest.raises(PermissionError):
+        read_volume("v.npy")
 
 
 def test_a_task_without_a_file_is_refused(capsys):
