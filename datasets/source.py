@@ -25,7 +25,8 @@ class Signal:
     Args:
         dtype: numpy name of the dtype.
         channels: numbers of a cell.
-        low, high: the values that become 0 and 1: 0 and the dtype's largest value, or the data's range for floats.
+        low, high: the values that become 0 and 1: 0 and the dtype's largest value, or the data's range for floats and
+            signed integers.
         mode: how channels are to be read: "grey", "RGB", ... of an image, else "occupancy" or "volume".
     """
 
