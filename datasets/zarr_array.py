@@ -59,7 +59,8 @@ class ZarrArray:
 
 def _open(zarr, path: Path):
     """The array of a store, and the names of its axes if it has any."""
-    node = zarr.open(path, mode="r")
+    # Of a path zarr takes every store for a folder.
+    node = zarr.open(zarr.storage.ZipStore(path, mode="r") if path.is_file() else path, mode="r")
     if isinstance(node, zarr.Array):
         return node, None
     attributes = dict(node.attrs)

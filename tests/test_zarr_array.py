@@ -1,11 +1,13 @@
 """Zarr stores as cells with channels last."""
 
+import gc
 import sys
 
 import numpy as np
 import pytest
 from conftest import random_box
 
+from datasets import open_source
 from datasets.grid import Box
 from datasets.zarr_array import ZarrArray
 from utils import UserError
@@ -52,6 +54,16 @@ def test_the_axes_of_an_ome_zarr_image_are_put_in_order(tmp_path, axes, shape, n
     rest = [axis for axis in range(len(axes)) if axis not in order]
     want = array.transpose([*rest, *order]).reshape([shape[axis] for axis in order])
     check(tmp_path / "a.zarr", ndim, want if "c" in axes else want[..., None])
+
+
+def test_a_store_in_a_zip_file_is_read(tmp_path):
+    values = numbers(7, 9, 3)
+    with zarr.storage.ZipStore(tmp_path / "a.zip", mode="w") as store:
+        zarr.create_array(store, data=values, chunks=(4, 4, 3))
+    check(tmp_path / "a.zip", 2, values)
+    source = open_source("image", str(tmp_path / "a.zip"))
+    np.testing.assert_array_equal(source.cells.numpy(), values)
+    gc.collect()
 
 
 def test_what_is_no_such_array_is_one_line(tmp_path, monkeypatch):
