@@ -128,6 +128,8 @@ def write_occupancy(
 
 def _open_array(path: Path) -> np.ndarray:
     """The array of a .npy file, memory-mapped; UserError unless it is bool or uint8 and exactly as long as it says."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: not a regular file: save the grid to disk first")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Occupancy files: round trips, region reads, cut and hostile files."""
 
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -159,6 +160,12 @@ def write_bad_files(folder):
         (folder / f"shape{i}.npy").write_bytes(data)
     (folder / "folder.npy").mkdir()
     return [*sorted(folder.iterdir()), folder / "missing.npy"]
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(UserError, match="not a regular file"):
+        OccupancyGrid(tmp_path / "pipe.npy")
 
 
 def test_bad_files_are_named(tmp_path):
