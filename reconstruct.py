@@ -124,7 +124,7 @@ def show_blocks(model: str | Path, out: str | Path) -> list[str]:
 
         page = blocks_figure(pyramid, about["bounds"]).to_html()
         with atomic_write(out) as temporary:
-            temporary.write_text(page)
+            temporary.write_text(page, encoding="utf-8")
         return []
     if mode == "occupancy":
         from pictures.blocks import shape_picture

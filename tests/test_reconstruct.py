@@ -52,6 +52,14 @@ def model(name: str) -> str:
     return f"ckpts/{name}/model.safetensors"
 
 
+def test_the_page_of_blocks_is_utf_8_whatever_the_locale(monkeypatch):
+    write = Path.write_text
+    # As in a locale of ASCII.
+    monkeypatch.setattr(Path, "write_text", lambda path, text, encoding="ascii": write(path, text, encoding))
+    main([model("empty"), "--blocks", "page.html"])
+    assert '<meta charset="utf-8"' in Path("page.html").read_text(encoding="utf-8")
+
+
 def test_a_large_constant_comes_back_as_a_picture_too():
     np.save("constant.npy", np.full((3, 2), 1e17))
     train(*opt.parse(["--path", "constant.npy", "--num_epochs", "1", "--n_scales", "1", "--quiet"]))
