@@ -70,7 +70,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--runs must be at least 1, and --warmup not negative")
     options = [word for word in arguments.train if word != "--"]
     results = benchmark(options, arguments.runs, arguments.warmup)
-    last = results[-1]
+    # Of several processes that torchrun has started the first one has the figures.
+    if not (last := results[-1]):
+        return
     print(f"train.py {' '.join(options)}")
     print(f"{last['device']}, engine {last['engine']}, {', '.join(f'{k} {v}' for k, v in last['versions'].items())}")
     print(f"{arguments.runs} runs after {arguments.warmup}, medians (least to most)\n")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import benchmark
 from benchmark import main
 from utils import UserError
 
@@ -24,3 +25,9 @@ def test_it_prints_medians_and_leaves_the_run_of_the_same_options_as_it_is(tmp_p
     assert head == f"train.py {options}"
     assert runs.startswith("2 runs after 0") and names.count("|") == values.count("|") and "PSNR (dB)" in names
     assert [path.name for path in Path("ckpts").iterdir()] == ["benchmark"]
+
+
+def test_only_the_process_that_has_the_figures_prints_them(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "train", lambda *_: {})
+    main(["--runs", "1", "--warmup", "0", "--", "--input_size", "8"])
+    assert capsys.readouterr().out == ""
