@@ -26,7 +26,7 @@ import numpy as np
 
 from datasets.file_array import FileArray
 from datasets.grid import Box
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, check_room
 
 _MAGIC = b"OCCUGRID"
 _VERSION = 1
@@ -98,7 +98,8 @@ def write_occupancy(
     """Write a packed grid slab by slab: yields `write(slab)` for bool slabs [z, y, x] in order of z.
 
     `shape` is (z, y, x), `bounds` (lo, hi) as xyz. The file appears under its name only when the block ends without
-    an error and every layer has been written; ValueError when layers are missing or of the wrong shape.
+    an error and every layer has been written; ValueError when layers are missing or of the wrong shape, UserError where
+    the disk has no room for it.
     """
     shape = tuple(int(n) for n in shape)
     bounds = [[float(value) for value in corner] for corner in bounds]
@@ -111,6 +112,7 @@ def write_occupancy(
     layers = 0
 
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        check_room(temporary.parent, size)
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
         file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
 

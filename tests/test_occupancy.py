@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,6 +162,13 @@ def write_bad_files(folder):
         (folder / f"shape{i}.npy").write_bytes(data)
     (folder / "folder.npy").mkdir()
     return [*sorted(folder.iterdir()), folder / "missing.npy"]
+
+
+def test_a_grid_that_the_disk_has_no_room_for_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="free some space"), write_occupancy(tmp_path / "a.npy", SHAPE, BOUNDS):
+        pytest.fail("it was begun")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
