@@ -212,7 +212,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             save_seconds = miner.seconds - fit_seconds
             # What training has freed, measured half of its peak, would be there beside what measuring takes.
             give_back()
-            figures = figures_of(model_path, source, options, limits, group, fit_peak)
+            source_bytes = run_facts["source"] and run_facts["source"]["bytes"]
+            figures = figures_of(model_path, source, options, limits, group, fit_peak, source_bytes)
 
     result = figures | {
         "engine": engine.name,

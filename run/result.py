@@ -16,7 +16,7 @@ from models import model_file
 from options import Options
 from options.presets import larger_target
 from run.report import quality, shape_distance
-from run.session import source_files, to_go_on
+from run.session import to_go_on
 
 # A result this many dB below what loss_thr asks for is worth a word on what to change.
 FAR_BELOW = 3.0
@@ -26,15 +26,21 @@ AS_RANDOM, ENOUGH_EPOCHS, NOISE_PSNR = 0.25, 50, 44.0
 
 
 def figures_of(
-    path: Path, source: Source, options: Options, limits: Limits, group: Ranks, fit_peak: int | None
+    path: Path,
+    source: Source,
+    options: Options,
+    limits: Limits,
+    group: Ranks,
+    fit_peak: int | None,
+    source_bytes: int | None,
 ) -> dict[str, Any]:
     """What the saved file is worth: its quality, its size, what it is made of, and the most memory a process took.
 
     Args:
         fit_peak: bytes of GPU memory that the fit of this process took, None without a GPU.
+        source_bytes: size of the file, or of the folder's files, that was fitted; None of the sample.
     """
     model_bytes = path.stat().st_size
-    source_bytes = sum(file.stat().st_size for file in source_files(options.path)) if options.path else None
     pyramid, about = model_file.load(path, source.device, options.engine, lazy=model_bytes > limits.row_bytes)
     cell = "pixel" if options.task == "image" else "voxel"
     measured = quality(pyramid, source, group, limits.strip_cells)

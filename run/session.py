@@ -70,18 +70,15 @@ def fingerprint(path: str | None) -> dict[str, Any] | None:
     """What tells a changed source apart: its size and the SHA-256 of its first megabyte; of a folder, of its list."""
     if path is None:
         return None
-    sizes = {str(file.relative_to(path)): file.stat().st_size for file in source_files(path)}
-    if Path(path).is_dir():
+    folder = Path(path).is_dir()
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file()) if folder else [Path(path)]
+    sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
+    if folder:
         first = json.dumps(sizes).encode()
     else:
         with open(path, "rb") as file:
             first = file.read(2**20)
     return {"bytes": sum(sizes.values()), "sha256": hashlib.sha256(first).hexdigest()}
-
-
-def source_files(path: str) -> list[Path]:
-    """A source's file, or all files of a folder."""
-    return sorted(file for file in Path(path).rglob("*") if file.is_file()) if Path(path).is_dir() else [Path(path)]
 
 
 def nearest_folder(path: Path) -> Path:
