@@ -1,16 +1,20 @@
-"""What several test files need: small signals, random pyramids, boxes, networks."""
+"""What several test files need: small signals, random pyramids, boxes, networks, and runs and their places."""
 
 import gc
 import itertools
 import multiprocessing
 import os
+import shutil
 from multiprocessing import forkserver
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from train_runs import run
 
+import models.level_fit
 from datasets.file_array import handed
 from datasets.grid import Box, Grid
 from datasets.source import ArraySource, Signal
@@ -77,6 +81,39 @@ def _call(paths, work, args):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
     work(*args)
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder in which a run, straight, has come to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("straight"))
+        run("--exp_name", "straight")
+        return Path.cwd()
+
+
+@pytest.fixture
+def straight(finished, in_folder) -> None:
+    """That run's model is here."""
+    shutil.copytree(finished / "ckpts/straight", "ckpts/straight")
+
+
+@pytest.fixture
+def epochs(monkeypatch) -> list[tuple[int, int]]:
+    """The (level, first epoch) of every round that is trained."""
+    seen, train_round = [], models.level_fit.LevelFit.train
+
+    def note(self, copy, window):
+        seen.append((self.level, window.start))
+        return train_round(self, copy, window)
+
+    monkeypatch.setattr(models.level_fit.LevelFit, "train", note)
+    return seen
 
 
 # Grids of 2 and 3 axes, degenerate ones first: one cell, one block, a block larger than the level, prime sizes.

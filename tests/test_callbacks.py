@@ -1,8 +1,16 @@
-"""What a terminal shows of a run."""
+"""What a terminal and TensorBoard show of a run."""
 
 import contextlib
 import io
+import json
 import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from train_runs import run
 
 from models.flight import Wave
 from run import callbacks
@@ -60,3 +68,30 @@ def test_a_run_that_fails_stops_the_bar_where_it_is(monkeypatch):
     bar.on_train_batch_end(None, run)
     bar.on_exception(None, run, KeyboardInterrupt())
     assert not bar.clock.is_alive() and "100%" not in terminal.getvalue()
+
+
+def test_tensorboard_shows_a_run_as_one_curve_and_its_levels_as_one_slider():
+    run("--exp_name", "x", "--log_image", "--b_chunks", "2", "--val_freq", "2", "--num_epochs", "3", "4")
+    events = EventAccumulator("logs/x", size_guidance={"images": 0}).Reload()
+    names = {f"fit/{name}" for name in ("level", "loss", "psnr", "training_blocks", "lr", "cells_per_s")}
+    assert {name for name in events.Tags()["scalars"] if name.startswith("fit/")} == names
+    curve = [(event.step, event.value) for event in events.Scalars("fit/level")]
+    assert curve == sorted(curve, key=lambda point: (point[0], -point[1])) and curve[-1][0] <= 7
+    assert {level for step, level in curve if step < 3} == {1} and {level for step, level in curve if step > 3} == {0}
+    kinds = {f"pictures/{kind}" for kind in ("reconstruction_and_truth", "residual", "active_blocks")}
+    assert set(events.Tags()["images"]) == kinds
+    for kind in kinds:
+        assert [event.step for event in events.Images(kind)] == [3, 7]
+        assert all(event.width >= 256 or event.height >= 256 for event in events.Images(kind))
+
+
+def test_tensorboard_compares_the_options_and_final_figures_of_runs():
+    for seed in ("3", "4"):
+        result = run("--exp_name", "x", "--seed", seed)
+    options = yaml.safe_load(Path("logs/x/hparams.yaml").read_text())
+    assert options == json.loads(Path("logs/x/result.json").read_text())["options"] and options["seed"] == 4
+    events = EventAccumulator("logs/x").Reload()
+    assert events.Scalars("result/psnr")[-1].value == pytest.approx(result["psnr"])
+    found = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    started = plugin_data_pb2.HParamsPluginData.FromString(found).session_start_info
+    assert started.hparams["seed"].number_value == 4 and started.hparams["num_epochs"].string_value == "[4, 6]"

@@ -35,12 +35,9 @@ from options import presets
 from options.presets import by_target
 from utils import UserError, run_command
 
+pytestmark = pytest.mark.usefixtures("in_folder")
+
 TINY = "--input_size 40 24 --patch_size 8 --n_scales 2 --num_epochs 6 --val_freq 3 --n_hidden 10 --engine reference"
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+from train_runs import same_model
 
 import datasets.file_array
 import models.checkpoints
@@ -57,15 +56,6 @@ def every_model_is_large(monkeypatch):
 def little(monkeypatch):
     """A memory in which neither the source, nor the targets, nor the rows of a level have room."""
     monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
-
-
-def model(name: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(f"ckpts/{name}/model.safetensors")
-
-
-def same_model(a: str, b: str) -> bool:
-    first, second = model(a), model(b)
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,9 @@ from preprocess_mesh import preprocess_mesh
 from train import main, train
 from utils import run_command
 
+pytestmark = pytest.mark.usefixtures("in_folder")
+
 QUICK = ["--patch_size", "8", "--num_epochs", "30", "40", "--batch_size", "64", "--quiet", "--exp_name", "x"]
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def run(*argv: str) -> dict:
