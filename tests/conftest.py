@@ -43,7 +43,7 @@ def pytest_collection_finish(session):
     # What is imported stays, and looking through it for garbage takes half a second each time.
     gc.freeze()
     # It imports while the first tests run.
-    if any("apart" in getattr(item, "fixturenames", ()) for item in session.items):
+    if any({"apart", "ready"} & set(getattr(item, "fixturenames", ())) for item in session.items):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(session.config.rootpath), prepend=os.pathsep)
             multiprocessing.set_forkserver_preload(["pytest", "train", "run.callbacks", "torch.utils.tensorboard"])
@@ -74,6 +74,24 @@ def apart(tmp_path_factory):
         return SimpleNamespace(returncode=process.exitcode, stdout=stdout, stderr=stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def ready():
+    """Stands for multiprocessing where it spawns: the processes that it starts have imported all that a run needs."""
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=_ready_process)
+    return SimpleNamespace(get_context=lambda _: context)
+
+
+def _ready_process(target, args, **options):
+    given = (dict(os.environ), target, args)
+    return multiprocessing.get_context("forkserver").Process(target=_in_environment, args=given, **options)
+
+
+def _in_environment(environment, work, args):
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    work(*args)
 
 
 def _call(paths, work, args):

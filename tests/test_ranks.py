@@ -205,10 +205,11 @@ def fit(*argv: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, ready):
     """Each case from one process and from two; and runs that broke off, with the error they ended in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("ranks"))
+        patch.setattr(launch, "multiprocessing", ready)
         argvs = cases()
         ones = {name: fit(*argv, "--exp_name", f"{name}_1") for name, argv in argvs.items()}
         with pytest.MonkeyPatch.context() as inner, pytest.raises(UserError) as killed:
@@ -230,7 +231,7 @@ def folder(tmp_path_factory):
             fit(*argvs["many"], "--exp_name", "broken")
         pairs = [[*argv, "--exp_name", f"{name}_2"] for name, argv in argvs.items()]
         twos, heard = launch.run(several_fits, 2, [*pairs, ["--exp_name", "broken", "--resume", "--quiet"]])
-        yield {
+        return {
             "ones": ones,
             "twos": dict(zip([*argvs, "broken"], twos, strict=True)),
             "heard": heard,
@@ -367,7 +368,8 @@ def test_more_devices_than_there_are_is_one_line_that_names_the_option(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_the_cause_is_heard_though_what_follows_from_it_comes_first(tmp_path, monkeypatch):
+def test_the_cause_is_heard_though_what_follows_from_it_comes_first(tmp_path, ready, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "multiprocessing", ready)
     with pytest.raises(UserError, match="what was wrong"):
         launch.run(speak_late, 2)
