@@ -1,5 +1,6 @@
 """What several test files need: small signals, random pyramids, boxes, networks, and runs and their places."""
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -107,18 +108,29 @@ def in_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """The folder in which a run, straight, has come to its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("straight"))
-        run("--exp_name", "straight")
-        return Path.cwd()
+def finished(tmp_path_factory):
+    """A function of options: the folder of a run of them, straight, that nothing interrupted, and its figures."""
+
+    @functools.cache
+    def finish(*argv: str) -> tuple[Path, dict]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path_factory.mktemp("straight"))
+            figures = run("--exp_name", "straight", *argv)
+            return Path.cwd(), figures
+
+    return finish
 
 
 @pytest.fixture
-def straight(finished, in_folder) -> None:
-    """That run's model is here."""
-    shutil.copytree(finished / "ckpts/straight", "ckpts/straight")
+def straight(finished, in_folder):
+    """A function of options: lays that run here, and gives its figures."""
+
+    def lay(*argv: str) -> dict:
+        folder, figures = finished(*argv)
+        shutil.copytree(folder, ".", dirs_exist_ok=True)
+        return figures
+
+    return lay
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.usefixtures("in_folder")
 
 
 @pytest.mark.parametrize("dtype", SAVE_DTYPES)
-def test_how_chunks_are_cut_does_not_change_the_model(dtype):
-    run("--exp_name", "whole", "--save_dtype", dtype)
+def test_how_chunks_are_cut_does_not_change_the_model(dtype, straight):
+    straight("--save_dtype", dtype)
     run("--exp_name", "cut", "--b_chunks", "3", "--save_dtype", dtype)
-    assert same_model("whole", "cut")
+    assert same_model("straight", "cut")
 
 
 def test_what_a_commit_keeps_is_begun_before_the_thread_that_writes_is_made_to_wait_for_it(monkeypatch):
@@ -104,6 +104,7 @@ def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves
         monkeypatch.setattr(
             memory.Memory, "limits", lambda *a, **k: dataclasses.replace(limits(*a, **k), row_bytes=0, kept_values=0)
         )
+    straight()
     flying = in_turns(waves, monkeypatch)
     assert waves or max(flying) == 2
     assert same_model("straight", "turns")

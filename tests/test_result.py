@@ -15,16 +15,16 @@ from train import train
 pytestmark = pytest.mark.usefixtures("in_folder")
 
 
-def test_the_psnr_is_that_of_the_decoded_file_against_the_source():
-    result = run("--exp_name", "x")
-    pyramid, _ = model_file.load("ckpts/x/model.safetensors")
+def test_the_psnr_is_that_of_the_decoded_file_against_the_source(straight):
+    result = straight()
+    pyramid, _ = model_file.load("ckpts/straight/model.safetensors")
     truth = planet(45, 70).astype(np.float64) / 255
     mse = np.mean((pyramid.decode().double().numpy() - truth) ** 2)
     assert result["psnr"] == pytest.approx(-10 * np.log10(mse), abs=1e-4)
 
 
-def test_the_memory_of_a_fit_is_told_apart_from_that_of_measuring_its_model(monkeypatch):
-    assert run()["fit_peak_device_bytes"] is None
+def test_the_memory_of_a_fit_is_told_apart_from_that_of_measuring_its_model(finished, monkeypatch):
+    assert finished()[1]["fit_peak_device_bytes"] is None
     so_far, quality = [7], result.quality
 
     def measure(*given):
@@ -72,11 +72,13 @@ def test_a_target_that_is_missed_says_by_how_much_and_what_to_change(capsys):
     [(15.4, 0.0, True), (30.0, -0.2, True), (44.0, 0.0, False), (15.4, 0.5, False), (15.4, -0.9, False),
      (15.4, float("nan"), False)],
 )  # fmt: skip
-def test_only_a_picture_whose_neighbours_have_little_in_common_is_called_noise(psnr, correlation, noise, capsys):
-    found = run("--exp_name", "a", "--num_epochs", "1", "--loss_thr", "2e-7")
+def test_only_a_picture_whose_neighbours_have_little_in_common_is_called_noise(
+    psnr, correlation, noise, finished, capsys
+):
+    _, found = finished("--num_epochs", "1", "--loss_thr", "2e-7")
     capsys.readouterr()
     level = found["levels"]["0"] | {"active": 4, "converged": 0}
-    found |= {"psnr": psnr, "neighbour_correlation": correlation, "levels": {"0": level}}
+    found = found | {"psnr": psnr, "neighbour_correlation": correlation, "levels": {"0": level}}
     result.say(found | {"options": found["options"] | {"num_epochs": (50, 200)}})
     assert ("as random as noise" in capsys.readouterr().out) == noise
     result.say(found | {"options": found["options"] | {"num_epochs": (50, 200)}, "stopped_early": True})
@@ -98,13 +100,13 @@ RANDOM = np.random.default_rng(0)
         (planet(32, 32), "3e-2", False),
         (planet(32, 32), "1e-6", False),
         (np.full((32, 32, 3), 90, np.uint8), "1e-6", False),
-        (RANDOM.integers(0, 256, (16, 16, 16)).astype(np.uint8), "1e-2", False),
+        (RANDOM.integers(0, 256, (8, 8, 8)).astype(np.uint8), "1e-2", False),
     ],
     ids=["grey", "RGB", "float", "RGBA float", "sample", "sample, untrained", "constant", "volume"],
 )
 def test_noise_is_what_the_pixels_are_and_not_how_well_they_were_learnt(array, rate, noise, capsys):
     np.save("x.npy", array)
-    task = ["--task", "volume"] if array.shape == (16, 16, 16) else []
+    task = ["--task", "volume"] if array.shape == (8, 8, 8) else []
     argv = ["--path", "x.npy", *task, "--patch_size", "16", "--num_epochs", "50", "--lr", rate, "--loss_thr", "1e-6"]
     train(*opt.parse([*argv, "--n_scales", "2", "--quiet"]))
     assert ("as random as noise" in capsys.readouterr().out) == noise

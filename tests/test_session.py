@@ -70,6 +70,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys, epochs)
 
 @pytest.mark.parametrize("moment", ["finish", "load"])
 def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(moment, straight, monkeypatch, capsys):
+    straight()
     with monkeypatch.context() as patch:
         patch.setattr(model_file, moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as exit_:
@@ -80,10 +81,10 @@ def test_an_interrupt_while_the_model_is_written_or_measured_says_how_to_resume(
     assert same_model("x", "straight") and not Path("ckpts/x/progress").exists()
 
 
-def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(capsys):
-    run("--exp_name", "x")
+def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(straight, capsys):
+    straight()
     capsys.readouterr()
-    run_command(lambda: main(["--exp_name", "x", "--resume"]))
+    run_command(lambda: main(["--exp_name", "straight", "--resume"]))
     assert "finished" in capsys.readouterr().out
     assert "nothing to resume" in refused(capsys, "--exp_name", "y", "--resume")
 
@@ -100,19 +101,19 @@ def test_options_that_contradict_the_run_are_named(capsys, monkeypatch):
     )
 
 
-def test_starting_over_says_so_and_keeps_the_old_model_until_the_new_one_is_whole(capsys, monkeypatch):
-    run("--exp_name", "x")
-    before = Path("ckpts/x/model.safetensors").read_bytes()
+def test_starting_over_says_so_and_keeps_the_old_model_until_the_new_one_is_whole(straight, capsys, monkeypatch):
+    straight()
+    before = Path("ckpts/straight/model.safetensors").read_bytes()
     step = models.miner.Miner.training_step
     monkeypatch.setattr(models.miner.Miner, "training_step", lambda *_: (_ for _ in ()).throw(RuntimeError))
     capsys.readouterr()
     with pytest.raises(RuntimeError):
-        run("--exp_name", "x", "--seed", "3")
+        run("--exp_name", "straight", "--seed", "3")
     assert "starting over" in capsys.readouterr().err
-    assert Path("ckpts/x/model.safetensors").read_bytes() == before
+    assert Path("ckpts/straight/model.safetensors").read_bytes() == before
     monkeypatch.setattr(models.miner.Miner, "training_step", step)
-    run("--exp_name", "x", "--seed", "3")
-    assert Path("ckpts/x/model.safetensors").read_bytes() != before
+    run("--exp_name", "straight", "--seed", "3")
+    assert Path("ckpts/straight/model.safetensors").read_bytes() != before
 
 
 def run_on_a_small_disk(commit_always: bool) -> None:
@@ -120,15 +121,15 @@ def run_on_a_small_disk(commit_always: bool) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
     models.checkpoints.SECONDS_BETWEEN_COMMITS = 0 if commit_always else 1000
-    run_command(lambda: main([*TINY, "--exp_name", "x", "--seed", "5"]))
+    run_command(lambda: main([*TINY, "--exp_name", "straight", "--seed", "5"]))
 
 
 @pytest.mark.parametrize("commit_always", [False, True])
-def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always, apart):
-    run("--exp_name", "x")
-    before = Path("ckpts/x/model.safetensors").read_bytes()
+def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always, straight, apart):
+    straight()
+    before = Path("ckpts/straight/model.safetensors").read_bytes()
     done = apart(run_on_a_small_disk, commit_always)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: ckpts/x/") and "Traceback" not in done.stderr
-    assert Path("ckpts/x/model.safetensors").read_bytes() == before
-    assert not list(Path("ckpts/x").rglob("*.part*"))
+    assert done.stderr.splitlines()[-1].startswith("error: ckpts/straight/") and "Traceback" not in done.stderr
+    assert Path("ckpts/straight/model.safetensors").read_bytes() == before
+    assert not list(Path("ckpts/straight").rglob("*.part*"))

@@ -18,8 +18,8 @@ from train import train
 pytestmark = pytest.mark.usefixtures("in_folder")
 
 
-def test_gaussian_pyramids_and_other_optimizers_train():
-    laplacian = run("--exp_name", "a")
+def test_gaussian_pyramids_and_other_optimizers_train(finished):
+    _, laplacian = finished()
     gaussian = run("--exp_name", "b", "--pyr", "gaussian")
     yogi = run("--exp_name", "c", "--optimizer", "yogi")
     assert len({r["psnr"] for r in (laplacian, gaussian, yogi)}) == 3

@@ -112,6 +112,7 @@ def test_a_resume_without_time_keeps_what_a_chunk_in_flight_has_learned(monkeypa
 
 
 def test_a_kill_while_the_figures_are_measured_loses_none_of_them(straight):
+    straight()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr("run.result.quality", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         run("--exp_name", "x")
@@ -122,7 +123,7 @@ def test_a_kill_while_the_figures_are_measured_loses_none_of_them(straight):
 @pytest.mark.parametrize("way", ["paper", "inherit", "exact"])
 @pytest.mark.parametrize("pyr", ["laplacian", "gaussian"])
 def test_a_run_whose_levels_inherit_trains_and_is_resumed_with_the_same_bits(way, pyr):
-    options = ["--weight_sharing", way, "--pyr", pyr, "--num_epochs", "2", "2", "2", "--n_scales", "3"]
+    options = f"--input_size 40 28 --weight_sharing {way} --pyr {pyr} --num_epochs 2 2 2 --n_scales 3".split()
     run(*options, "--exp_name", "whole")
     run(*options, "--exp_name", "part", "--max_time", "1e-9")
     train(*opt.parse(["--exp_name", "part", "--resume", "--quiet"]))
