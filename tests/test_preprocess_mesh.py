@@ -1,5 +1,6 @@
 """The command: what it writes, and one line for what the user can mend."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -92,17 +93,16 @@ def test_a_sample_count_of_125_is_a_cube(folder):
     assert OccupancyGrid("occupancy/sphere_8.npy").read().any()
 
 
-def test_as_a_process(folder):
+def test_as_a_process(folder, monkeypatch, capsys):
     script = Path(preprocess_mesh.__file__)
-    command = [sys.executable, script, "--N", "16", "--T", "1", "--path"]
-    # Both at once, as a process takes seconds to start.
-    good, bad = (
-        subprocess.Popen([*command, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for path in ("sphere.ply", "missing.ply")
-    )
-    _, err = good.communicate(timeout=120)
-    assert (good.returncode, err) == (0, "") and (folder / "occupancy/sphere_16.npy").exists()
-    out, err = bad.communicate(timeout=120)
-    assert (bad.returncode, out) == (2, "")
+    command = [sys.executable, script, "--N", "16", "--T", "1", "--path", "sphere.ply"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and (folder / "occupancy/sphere_16.npy").exists()
+    # A process takes seconds to start.
+    monkeypatch.setattr(sys, "argv", [str(script), *command[2:-1], "missing.ply"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
     assert err.startswith("error: missing.ply") and err.count("\n") == 1
     assert [file.name for file in (folder / "occupancy").iterdir()] == ["sphere_16.npy"]
