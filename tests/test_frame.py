@@ -115,7 +115,7 @@ def test_strips_of_a_frame_cover_it_once(grid, cells):
         assert torch.equal(torch.cat(parts), pyramid.decode(region, level, size))
 
 
-@pytest.mark.parametrize("size", [(1000, 3), (37, 1500), (3000, 3000)])
+@pytest.mark.parametrize("size", [(1000, 3), (37, 1500), (1000, 2000)])
 def test_a_strip_of_a_large_frame_is_small_and_made_from_little(size):
     grid = Grid((400, 900), (8, 8), 3)
     frame = Frame(grid, grid.level_box(0), 0, size)

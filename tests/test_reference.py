@@ -41,9 +41,10 @@ def set_up(case, output):
     return Network(encoding.width, n_hidden, n_layers, channels, output, omega_0), inputs
 
 
-def make_round(cells, epochs, batch=16, lr=0.03, real=None):
-    """A round whose blocks are of one kind, or of the kinds that have the cells `real`."""
-    steps = steps_per_epoch(cells, batch)
+def make_round(cells, epochs, batch=None, lr=0.03, real=None):
+    """A round whose blocks are of one kind, or of the kinds that have the cells `real`; at most four steps an epoch
+    unless a batch is given."""
+    steps = steps_per_epoch(cells, batch or max(16, cells // 4))
     order = [cell_order(0, 0, epochs, kind, steps) for kind in real or [torch.arange(cells)]]
     return Round(order, [cosine_lr(lr, epoch, 50) for epoch in epochs for _ in range(steps)], lr)
 

@@ -24,15 +24,15 @@ def resize(array, width, height, part_cells=2**22):
 @pytest.mark.parametrize("dtype", ["bool", *INTEGERS, "int64", "uint64", "float16", "float32", "float64", ">u2"])
 @pytest.mark.parametrize("channels", [1, 7])
 def test_any_dtype_keeps_its_kind_and_does_not_depend_on_the_parts(dtype, channels):
-    array = picture((6, 9, channels), dtype)
-    for width, height in ((5, 3), (18, 12), (4, 15), (20, 3), (9, 6), (1, 1)):
+    array = picture((4, 6, channels), dtype)
+    for width, height in ((5, 3), (12, 8), (3, 10), (13, 2), (6, 4), (1, 1)):
         result = resize(array, width, height)
         np.testing.assert_array_equal(result, resize(array, width, height, 20))
         np.testing.assert_array_equal(result, resize(array, width, height, 1))
     # Of 64-bit integers float64 keeps the first 53 bits.
-    np.testing.assert_allclose(resize(array, 9, 6), array, rtol=1e-15 if array.dtype.itemsize == 8 else 0)
+    np.testing.assert_allclose(resize(array, 6, 4), array, rtol=1e-15 if array.dtype.itemsize == 8 else 0)
     constant = np.full_like(array, array.dtype.type(1))
-    np.testing.assert_allclose(resize(constant, 4, 15).astype(float), 1, atol=1e-6)
+    np.testing.assert_allclose(resize(constant, 3, 10).astype(float), 1, atol=1e-6)
 
 
 def test_no_part_takes_more_than_it_may():

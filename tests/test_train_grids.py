@@ -48,8 +48,8 @@ def test_the_input_size_must_match_the_grid(capsys):
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
 def test_plain_grids_of_any_shape_work(dtype):
-    z, y, x = np.ogrid[:21, :13, :30]
-    grid = (z - 10) ** 2 / 64 + (y - 6) ** 2 / 25 + (x - 14) ** 2 / 100 < 1
+    z, y, x = np.ogrid[:13, :9, :19]
+    grid = (z - 6) ** 2 / 25 + (y - 4) ** 2 / 10 + (x - 9) ** 2 / 49 < 1
     np.save("grid.npy", grid.astype(dtype))
     assert run("--task", "mesh", "--path", "grid.npy")["iou"] > 0.94
 
