@@ -49,8 +49,9 @@ class Done(Exception):
     """There is nothing to do, which is no error. The message is one line that says why."""
 
 
-class Interrupted(UserError):
-    """Ctrl-C, at a moment when something is to be said about it."""
+class Interrupted(BaseException):
+    """Ctrl-C, at a moment when something is to be said about it. As KeyboardInterrupt it is no Exception, of which
+    libraries make others."""
 
 
 def run_command(main: Callable[[], None]) -> None:

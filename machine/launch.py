@@ -133,8 +133,8 @@ def _work(number: int, mouth: Connection, work: Callable[..., Any], args: tuple)
     os._exit(said[0] == "error")
 
 
-def _portable(number: int, error: BaseException) -> Exception:
-    if isinstance(error, UserError | Done):
+def _portable(number: int, error: BaseException) -> BaseException:
+    if isinstance(error, UserError | Done | Interrupted):
         return error
     if line := complaint(error):
         return UserError(line)

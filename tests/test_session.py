@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 from train_runs import TINY, refused, run, same_model
 
 import models.checkpoints
@@ -66,6 +67,15 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(monkeypatch, capsys, epochs)
     run("--exp_name", "straight")
     assert before + resumed == epochs
     assert same_model("x", "straight")
+
+
+def test_ctrl_c_is_heard_also_within_what_makes_errors_of_its_own_of_others(monkeypatch, capsys):
+    # As Lightning's logger does of whatever TensorBoard raises.
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*TINY, "--exp_name", "x"]))
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
 
 
 @pytest.mark.parametrize("moment", ["finish", "load"])
