@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,19 @@ import torch
 
 import opt
 import utils
-from datasets import Place, open_source
-from datasets.grid import Grid
 from machine import launch, ranks
 from machine.cores import CORES
-from machine.memory import agreed, give_back, memory_of, share_one_heap
+from machine.memory import give_back, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
-from models.encoding import Encoding
-from models.engine import choose_engine
-from models.level_fit import level_network
 from models.pyramid import Pyramid
-from models.recipe import Recipe
 from options import Options
-from options.refusals import idle
 from planning import plan
 from run.result import figures_of, say
 from run.session import (
     calm_lightning,
     fingerprint,
     interruptible,
-    levels_left,
-    nearest_folder,
     read_progress,
     remove_parts,
     resumed,
@@ -40,6 +30,7 @@ from run.session import (
     store_of,
     to_go_on,
 )
+from run.setup import set_up
 from utils import Interrupted, UserError
 
 
@@ -105,48 +96,12 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     name = options.exp_name or opt.default_name(options)
     model_path, store = Path("ckpts") / name / "model.safetensors", store_of(name, group.number)
     with group.together():
-        facts = None
-        if options.resume:
-            facts = read_progress(store, model_path)
+        facts = read_progress(store, model_path) if options.resume else None
+        if facts:
             options = resumed(options, given, opt.from_json(facts["options"]))
-
-        # Those that a plan is for have not been started.
-        processes = max(options.devices, ranks.on_this_machine())
-        memory = memory_of(options.memory, device, processes)
-    # Not within: there a process with something to say would leave the others waiting.
-    memory = agreed(memory, group)
+    settled = set_up(options, given, facts, store, model_path, group, device)
+    options, source, grid, encoding, recipe, engine, limits = settled
     with group.together():
-        place = Place(device, memory, nearest_folder(model_path))
-        source = open_source(options.task, options.path, options.input_size, place)
-        for note in source.notes if group.first else ():
-            print(f"note: {note}", file=sys.stderr)
-        options = opt.settle(options, source.shape)
-        for option, where in idle(options, given) if group.first else ():
-            print(f"--{option} changes nothing here, with {where}", file=sys.stderr)
-        if group.first and (beside := opt.left_by_target(options, given)):
-            print(
-                f"--target_psnr sets loss_thr alone: with {beside} it chooses no n_hidden and no patch_size",
-                file=sys.stderr,
-            )
-        grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
-        if max(options.devices, group.count) == 1:
-            source.begin(levels_left(store, grid.n_levels))
-        encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
-        model_file.check_features(grid, encoding)
-        network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)
-        sizes = source.signal.channels, grid.block_cells, network.row_size
-        limits = memory.limits(*sizes, options.b_chunks, streamed=source.streamed)
-        if options.memory and not memory.fits(*sizes):
-            raise UserError("--memory: two blocks do not fit in it: raise it, or take a smaller --patch_size")
-        # What has been put in files stays there.
-        limits = dataclasses.replace(limits, **(facts["limits"] if facts else {}))
-        recipe = dataclasses.replace(recipe, b_chunks=limits.chunk_blocks)
-        numerics = options.optimizer, options.beta2, options.precision, recipe.zero_grad
-        engine, fallback = choose_engine(options.engine, network, device, *numerics)
-        if "precision" in given and engine.name != "fused" and options.precision != "float32" and group.first:
-            print(f"--precision {options.precision} is of the fused engine: plain torch has float32", file=sys.stderr)
-        if fallback and group.first:
-            print(f"--engine auto: plain torch is used, not the fused kernels: {fallback}", file=sys.stderr)
         if options.plan:
             if group.first:
                 print(plan.describe(source, grid, encoding, recipe, engine, limits, options.devices))
@@ -231,13 +186,6 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     if not miner.stopped_early:
         store.clear()
     return result
-
-
-def _recipe(o: Options) -> Recipe:
-    same = {field.name: getattr(o, field.name) for field in dataclasses.fields(Recipe) if hasattr(o, field.name)}
-    if o.pruning == "none":
-        same["prune_thr"] = 0.0
-    return Recipe(epochs=o.num_epochs[::-1], residual=o.pyr == "laplacian", zero_grad=o.pruning == "zero_grad", **same)
 
 
 def main(argv: list[str] | None = None) -> None:

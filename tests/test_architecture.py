@@ -107,6 +107,7 @@ FLOORS = {
     "train": 4,
     "run.session": 4,
     "run.result": 4,
+    "run.setup": 4,
     "run.callbacks": 4,
     "planning": 4,
     "planning.plan": 4,
@@ -138,12 +139,13 @@ SHARED = {"datasets.grid", "datasets.resample", "datasets.source", "datasets.res
 # Who may import these, and what they hold, and nobody else.
 ONLY_IN = {
     "options.presets": {"options", "opt", "run.result"},
-    "options.refusals": {"opt", "train"},
+    "options.refusals": {"opt", "run.setup"},
     "options": {
         "options.refusals",
         "opt",
         "train",
         "run.session",
+        "run.setup",
         "run.result",
         "view",
         "experiments.rows",
@@ -151,6 +153,7 @@ ONLY_IN = {
     "opt": {
         "train",
         "run.session",
+        "run.setup",
         "run.result",
         "reconstruct",
         "view",

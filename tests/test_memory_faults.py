@@ -21,6 +21,7 @@ from datasets.source import ArraySource
 from datasets.streamed_source import StreamedSource
 from machine.memory import Memory
 from models import model_file
+from run import setup
 from utils import run_command
 
 LITTLE = Memory(2**16, 2**16)
@@ -55,7 +56,7 @@ def every_model_is_large(monkeypatch):
 @pytest.fixture
 def little(monkeypatch):
     """A memory in which neither the source, nor the targets, nor the rows of a level have room."""
-    monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
+    monkeypatch.setattr(setup, "memory_of", lambda *_: LITTLE)
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +80,21 @@ def whole(finished):
 @pytest.fixture
 def opened(monkeypatch):
     """The kind of every source that is opened."""
-    kinds, open_source = [], train.open_source
+    kinds, open_source = [], setup.open_source
 
     def note(*given):
         source = open_source(*given)
         kinds.append(type(source))
         return source
 
-    monkeypatch.setattr(train, "open_source", note)
+    monkeypatch.setattr(setup, "open_source", note)
     return kinds
 
 
 def test_the_model_does_not_depend_on_the_memory(whole, opened, monkeypatch):
     written, write = [], models.store.Store.write
     monkeypatch.setattr(models.store.Store, "write", lambda *a: written.append(a[1]) or write(*a))
-    monkeypatch.setattr(train, "memory_of", lambda *_: LITTLE)
+    monkeypatch.setattr(setup, "memory_of", lambda *_: LITTLE)
     with monkeypatch.context() as patch:
         patch.setattr(models.draft, "LARGE", 2**30)
         run("small")
@@ -114,7 +115,7 @@ def test_a_volume_and_a_shape_that_do_not_fit_are_fitted_the_same(task, opened, 
     np.save("v.npy", array if task == "volume" else np.linalg.norm(np.mgrid[:11, :17, :9] - 5, axis=0) < 4)
     options = ["--task", task, "--path", "v.npy", "--patch_size", "4", "--loss_thr", "1e-4", "--num_epochs", "2"]
     first = run("whole", *options)
-    monkeypatch.setattr(train, "memory_of", lambda *_: Memory(2**12, 2**12))
+    monkeypatch.setattr(setup, "memory_of", lambda *_: Memory(2**12, 2**12))
     second = run("little", *options)
     assert opened == [ArraySource, StreamedSource]
     assert same_model("whole", "little")
@@ -124,7 +125,7 @@ def test_a_volume_and_a_shape_that_do_not_fit_are_fitted_the_same(task, opened, 
 def deadly_run(moment: str, count: int) -> None:
     """In a process of its own: a run that is killed when something has been done so often, or is about to be."""
     models.draft.LARGE, models.checkpoints.SECONDS_BETWEEN_COMMITS = 0, 0
-    train.memory_of = lambda *_: LITTLE
+    setup.memory_of = lambda *_: LITTLE
     seen = []
 
     def deadly(function, after):
@@ -182,7 +183,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(kind, whole,
             patch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
         else:
             # So little that the source's levels are in files.
-            patch.setattr(train, "memory_of", lambda *_: Memory(2**14, 2**14))
+            patch.setattr(setup, "memory_of", lambda *_: Memory(2**14, 2**14))
             patch.setattr(datasets.file_array.os, "pwrite", full)
         with pytest.raises(SystemExit) as exit_:
             run_command(lambda: run("full"))

@@ -29,6 +29,7 @@ from datasets.streamed_source import StreamedSource
 from machine import launch
 from machine.memory import Memory, Reading
 from machine.ranks import Group, Lost, Ranks, join, launched
+from run import setup
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,11 +161,11 @@ def several_fits(argvs: list[list[str]]) -> tuple[list[dict], dict]:
     take_in_turns()
     # Chunks have two blocks, whatever they take.
     Memory.fits = lambda *_: True
-    results, memory_of = [], train.memory_of
+    results, memory_of = [], setup.memory_of
     for argv in argvs:
         # The first has room for all, and the second so little that nothing is held.
         size = (2**30, 2**16)[int(os.environ["RANK"])]
-        train.memory_of = (lambda *_, size=size: Memory(size, size)) if "--memory" in argv else memory_of
+        setup.memory_of = (lambda *_, size=size: Memory(size, size)) if "--memory" in argv else memory_of
         results.append(train._fit(*opt.parse(argv)))
     Path(f"rounds_{os.environ['RANK']}").write_text(str(len(rounds)))
     return results, talk()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("in_folder")
 def test_a_plan_for_several_devices_is_of_what_each_of_them_may_take(monkeypatch):
     asked = []
     monkeypatch.setattr("train._check_devices", lambda devices: None)
-    monkeypatch.setattr("train.memory_of", lambda *args: asked.append(args[2]) or memory.memory_of(*args))
+    monkeypatch.setattr("run.setup.memory_of", lambda *args: asked.append(args[2]) or memory.memory_of(*args))
     monkeypatch.setattr(plan, "describe", lambda *_: "")
     run("--exp_name", "x", "--plan", "--devices", "2")
     assert asked == [2]
@@ -48,6 +48,6 @@ def test_only_a_process_that_is_alone_in_its_run_begins_to_read_for_the_levels(m
 
 def test_processes_with_a_gpu_each_do_not_share_its_memory(monkeypatch):
     monkeypatch.setattr("train._check_devices", lambda devices: None)
-    monkeypatch.setattr("train.memory_of", lambda limit, *_: memory.Memory(limit // 8, limit))
+    monkeypatch.setattr("run.setup.memory_of", lambda limit, *_: memory.Memory(limit // 8, limit))
     monkeypatch.setattr(plan, "describe", lambda *_: "")
     run("--exp_name", "x", "--plan", "--devices", "8", "--patch_size", "256", "--memory", "64MiB")
