@@ -1,5 +1,6 @@
 """Fit an image with a pyramid of tiny networks: options in, one fit, one model file and its figures out."""
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -16,10 +17,12 @@ from machine.memory import give_back, share_one_heap
 from models import model_file, warm_up
 from models.draft import Draft
 from models.pyramid import Pyramid
+from models.store import Store
 from options import Options
 from planning import plan
 from run.result import figures_of, say
 from run.session import (
+    alone,
     calm_lightning,
     fingerprint,
     interruptible,
@@ -30,7 +33,7 @@ from run.session import (
     store_of,
     to_go_on,
 )
-from run.setup import set_up
+from run.setup import Setup, set_up
 from utils import Interrupted, UserError
 
 
@@ -100,13 +103,28 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
         if facts:
             options = resumed(options, given, opt.from_json(facts["options"]))
     settled = set_up(options, given, facts, store, model_path, group, device)
+    if options.plan:
+        with group.together():
+            if group.first:
+                print(plan.describe(*settled[1:], options.devices))
+            return {}
+    with contextlib.ExitStack() as held:
+        with group.together():
+            if group.first:
+                held.enter_context(alone(model_path.parent))
+        return _train(settled, facts, store, model_path, group, device)
+
+
+def _train(
+    settled: Setup,
+    facts: dict[str, Any] | None,
+    store: Store,
+    model_path: Path,
+    group: ranks.Ranks,
+    device: torch.device,
+) -> dict[str, Any]:
     options, source, grid, encoding, recipe, engine, limits = settled
     with group.together():
-        if options.plan:
-            if group.first:
-                print(plan.describe(source, grid, encoding, recipe, engine, limits, options.devices))
-            return {}
-
         kernels = warm_up.begin(grid.patch, source.signal.channels, encoding, recipe, engine, device)
         # Lightning takes seconds to import: what is wrong with options or files is said before.
         import pytorch_lightning as pl

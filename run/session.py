@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -91,6 +93,29 @@ def to_go_on(exp_name: str, devices: int = 1) -> str:
     # A name that begins with a dash would be taken for an option.
     between = "=" if exp_name.startswith("-") else " "
     return f"; to go on: python train.py --exp_name{between}{shlex.quote(exp_name)}{more} --resume"
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder of this one.
+
+    Raises:
+        UserError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"{folder}: another run is writing there: wait for it, or give another --exp_name"
+            raise UserError(told) from None
+        except OSError:
+            # A file system that has no locks.
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

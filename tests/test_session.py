@@ -15,7 +15,7 @@ import models.checkpoints
 import models.miner
 import opt
 from models import model_file
-from run.session import to_go_on
+from run.session import alone, to_go_on
 from train import main, train
 from utils import run_command
 
@@ -143,3 +143,13 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_good_file(commit_always,
     assert done.stderr.splitlines()[-1].startswith("error: ckpts/straight/") and "Traceback" not in done.stderr
     assert Path("ckpts/straight/model.safetensors").read_bytes() == before
     assert not list(Path("ckpts/straight").rglob("*.part*"))
+
+
+def test_a_run_is_refused_while_another_writes_into_its_folder(straight, capsys):
+    straight()
+    before = Path("ckpts/straight/model.safetensors").read_bytes()
+    with alone(Path("ckpts/straight")):
+        assert "--exp_name" in refused(capsys, *TINY, "--exp_name", "straight", "--seed", "3")
+    assert Path("ckpts/straight/model.safetensors").read_bytes() == before
+    run("--exp_name", "straight", "--seed", "3")
+    assert Path("ckpts/straight/model.safetensors").read_bytes() != before
