@@ -24,7 +24,13 @@ SHOWN_ELSEWHERE = ("watched", *HEIRS, EXACT)
 # Two branches of 13 hidden units have about the parameters of 20: 851 numbers for 826.
 SPLIT = ("--n_hidden", "26")
 # Ideas that options are all of, or a part of.
-OPTIONS = {"split layer": SPLIT, "no pruning": ("--pruning", "none"), "Muon": ("--optimizer", "muon")}
+OPTIONS = {
+    "split layer": SPLIT,
+    "no pruning": ("--pruning", "none"),
+    "Muon": ("--optimizer", "muon"),
+    "half the rate at the finest level": ("--lr", "1.5e-2", "--coarse_lr", "2"),
+    "twice the rate at coarser levels": ("--coarse_lr", "2"),
+}
 SETTINGS = {
     "full": epochs(),
     "half the epochs": f"{epochs(part=0.5)} --val_freq 25",

@@ -166,8 +166,6 @@ VARIANTS: dict[str, Callable[[dict], list]] = {
     "normalised residual": normalised_residual,
     "output solved after every round": output_after_round,
     "hard cells": hard_cells,
-    "half the rate at the finest level": by_level(lr=lambda lr, level: lr if level else lr / 2),
-    "twice the rate at coarser levels": by_level(lr=lambda lr, level: 2 * lr if level else lr),
     "wider coarser levels": by_level(n_hidden=lambda n, level: round(1.4 * n) if level else n),
     "narrower coarser levels": by_level(n_hidden=lambda n, level: round(0.6 * n) if level else n),
     "plain loss": plain_loss,

@@ -132,7 +132,7 @@ class Chunks:
             seconds = self._clock.trained(fit.level, window, len(copy), len(after), started)
             rate = len(copy) * len(window) * fit.grid.block_cells / seconds
             gain, rate = self._ranks.pool(f"level_{fit.level}", [gain, rate])
-            lr = cosine_lr(self.recipe.lr, window[-1], fit.epochs)
+            lr = cosine_lr(self.recipe.start_lr(fit.level), window[-1], fit.epochs)
             where = fit.level, number, len(self.all), -(-window.stop // self.recipe.val_freq), window.stop, fit.epochs
             wave = Wave(*where, self._epoch, len(copy), loss, fit.psnr(gain), lr, rate)
             self._checkpoints.commit_if_due()

@@ -40,8 +40,9 @@ class Rounds:
         if key not in self._made:
             steps = steps_per_epoch(self.grid.block_cells, recipe.batch_size)
             cells = [cell_order(recipe.seed, level, window, real, steps) for real in self.real(level)]
-            rates = [cosine_lr(recipe.lr, epoch, recipe.epochs[level]) for epoch in window]
-            round_ = Round(cells, [lr for lr in rates for _ in range(steps)], recipe.lr)
+            start = recipe.start_lr(level)
+            rates = [cosine_lr(start, epoch, recipe.epochs[level]) for epoch in window]
+            round_ = Round(cells, [lr for lr in rates for _ in range(steps)], start)
             # What the engine of a GPU wants of it is made here too, before another lane takes it.
             table = round_.table if self._device.type == "cuda" else ()
             self._made[key] = Made(round_, [*cells, *table])

@@ -7,6 +7,7 @@ _MINER_PL = {
     "optimizer": "radam",
     "beta2": 0.999,
     "lr": 3e-2,
+    "coarse_lr": 1.0,
     "val_freq": 50,
     "n_scales": 4,
     "output_start": 1.0,
@@ -24,8 +25,8 @@ _MINER_PL_GRID = _MINER_PL | {
 }  # fmt: skip
 _PAPER = {
     "n_scales": 6, "n_layers": 4, "n_hidden": 9, "use_pe": False, "activation": "sine", "output": "linear",
-    "use_amplitude": False, "optimizer": "adam", "beta2": 0.999, "lr": 5e-4, "loss_thr": 2e-7, "output_start": 1.0,
-    "coarse_share": 1.0, "solve_start": False, "weight_sharing": "paper",
+    "use_amplitude": False, "optimizer": "adam", "beta2": 0.999, "lr": 5e-4, "coarse_lr": 1.0, "loss_thr": 2e-7,
+    "output_start": 1.0, "coarse_share": 1.0, "solve_start": False, "weight_sharing": "paper",
 }  # fmt: skip
 
 # By name and task.

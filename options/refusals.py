@@ -38,7 +38,7 @@ IDLE: tuple[tuple[tuple[str, ...], Callable[[Options], bool], str], ...] = (
     (("n_freq",), lambda o: not o.use_pe, "--no-use_pe"),
     (("n_hidden", "activation", "omega_0"), _no_hidden_layer, "--n_layers 1, which has no hidden layer"),
     (("omega_0",), lambda o: o.activation != "sine", "--activation gaussian"),
-    (("pyr", "coarse_share"), _one_level, "--n_scales 1"),
+    (("pyr", "coarse_share", "coarse_lr"), _one_level, "--n_scales 1"),
     (("output", "use_amplitude"), _no_residual, "--pyr gaussian or --n_scales 1, where no level learns a residual"),
     (("a",), lambda o: (o.activation == "sine" or _no_hidden_layer(o)) and (o.output != "sin" or _no_residual(o)),
      "networks that have neither a Gaussian layer nor a sin output"),
@@ -70,7 +70,8 @@ def check(o: Options) -> None:
         value = getattr(o, name)
         refuse(value is not None and min(value) < 1, name, f"must be at least 1, not {words(value)}")
     positive = (
-        "lr", "loss_thr", "prune_thr", "a", "omega_0", "output_start", "coarse_share", "max_time", "target_psnr",
+        "lr", "coarse_lr", "loss_thr", "prune_thr", "a", "omega_0", "output_start", "coarse_share", "max_time",
+        "target_psnr",
     )  # fmt: skip
     for name in positive:
         value = getattr(o, name)

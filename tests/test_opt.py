@@ -74,7 +74,7 @@ def test_a_command_without_its_backslash_is_refused_and_not_guessed():
 OPTIONS = """--task image --path a.png --input_size 64 32 --patch_size 8 4 --n_scales 3 --batch_size 7 --no-use_pe
     --n_layers 2 --n_hidden 9 --num_epochs 1 2 3 --lr 0.01 --optimizer Yogi --target_psnr 38.5 --val_freq 3
     --activation sine --omega_0 25 --weight_sharing inherit --output_start 0.5
-    --coarse_share 0.9 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine fused
+    --coarse_share 0.9 --coarse_lr 1.5 --no-solve_start --preset miner_pl --pyr gaussian --b_chunks 5 --engine fused
     --precision tf32 --seed 11 --exp_name x --max_time 1:02:03 --log_image --memory 1.5GiB --quiet --plan"""
 
 
@@ -88,7 +88,7 @@ def test_every_option_is_read():
         n_layers=2, n_hidden=9, num_epochs=(1, 2, 3), lr=0.01, optimizer="yogi", target_psnr=38.5, val_freq=3,
         pyr="gaussian", b_chunks=5, engine="fused", seed=11, exp_name="x", max_time=3723, log_image=True,
         quiet=True, plan=True, activation="sine", omega_0=25.0, weight_sharing="inherit", output_start=0.5,
-        coarse_share=0.9, solve_start=False, preset="miner_pl", save_dtype="float32",
+        coarse_share=0.9, coarse_lr=1.5, solve_start=False, preset="miner_pl", save_dtype="float32",
         memory=3 * 2**29, precision="tf32",
     )  # fmt: skip
     assert parse(MORE) == Options(output="tanh", use_amplitude=False, a=0.2, pruning="zero_grad")

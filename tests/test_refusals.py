@@ -7,7 +7,7 @@ import opt
 from utils import UserError
 
 COUNTS = ("patch_size", "input_size", "batch_size", "n_layers", "n_hidden", "n_scales", "val_freq", "num_epochs")
-AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coarse_share")
+AMOUNTS = ("lr", "a", "loss_thr", "target_psnr", "omega_0", "output_start", "coarse_share", "coarse_lr")
 CHOICES = ("task", "pyr", "engine", "precision", "preset", "activation", "output", "weight_sharing", "pruning")
 BAD = [
     *[(f"--{name} {value}", name) for name in COUNTS for value in ("0", "-3", "x", "1.5", "")],
@@ -66,6 +66,7 @@ IDLE = [
     ("--preset paper --n_layers 1", "--omega_0 25"),
     ("--n_scales 1", "--pyr gaussian"),
     ("--n_scales 1", "--coarse_share 0.1"),
+    ("--n_scales 1", "--coarse_lr 2"),
     ("--n_scales 1", "--weight_sharing exact"),
     ("--n_scales 2", "--weight_sharing paper"),
     ("--num_epochs 2 3", "--weight_sharing paper"),

@@ -25,6 +25,13 @@ def test_a_round_is_the_steps_of_its_epochs_for_each_kind_of_block_that_there_is
     assert [len(cells) for cells in rounds.real(1)] == [0, 0, 0, 6]
 
 
+def test_coarser_levels_have_a_rate_of_their_own():
+    rounds, recipe = Rounds(GRID, torch.device("cpu")), dataclasses.replace(RECIPE, coarse_lr=2.0)
+    finest, coarser = (rounds.take(recipe, level, range(4)) for level in (0, 1))
+    assert finest.lr == rounds.take(RECIPE, 0, range(4)).lr and finest.start_lr == RECIPE.lr
+    assert coarser.lr == [2 * lr for lr in rounds.take(RECIPE, 1, range(4)).lr] and coarser.start_lr == 2 * RECIPE.lr
+
+
 def test_a_round_is_made_once_and_few_are_kept_where_they_are_large(monkeypatch):
     rounds = Rounds(GRID, torch.device("cpu"))
     first = rounds.take(RECIPE, 0, range(0, 1))
