@@ -133,7 +133,7 @@ def _open_array(path: Path) -> np.ndarray:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: not a regular file: save the grid to disk first")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: make it with preprocess_mesh.py or mend the path") from None
     except IsADirectoryError:
@@ -142,11 +142,7 @@ def _open_array(path: Path) -> np.ndarray:
         raise UserError(f"{path}: cannot be read: permission denied") from None
     except Exception as error:
         # A hostile header reaches the parser of literals, the dtype constructor and mmap, each with its own errors.
-        raise UserError(f"{path}: not a whole .npy file without pickle ({error})") from None
-    if not isinstance(array, np.memmap):
-        if isinstance(array, np.lib.npyio.NpzFile):
-            array.close()
-        raise UserError(f"{path}: not a .npy array: save the grid with np.save")
+        raise UserError(f"{path}: not a whole .npy file ({error}): save the grid with np.save") from None
     if array.dtype not in (np.bool_, np.uint8):
         raise UserError(f"{path}: an occupancy grid is of bool or uint8, this array is {array.dtype}")
     if path.stat().st_size != array.offset + array.nbytes:

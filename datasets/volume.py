@@ -1,6 +1,7 @@
 """Volumes: scalar or multi-channel grids in .npy or .npz files, as a scanner or a simulation leaves them."""
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -21,8 +22,7 @@ def read_volume(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: no such file: check --path" if not path.exists() else f"{path}: not a file: {ADVICE}")
     try:
         # Mapped copy-on-write: torch warns of arrays that it may not write.
-        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
-        array = _only_array(path, loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
+        array = _only_array(path) if is_zipfile(path) else np.asarray(np.lib.format.open_memmap(path, mode="c"))
     except (UserError, PermissionError):
         raise
     # A cut or foreign file reaches the zip reader and the parser of headers, each with errors of its own.
@@ -37,8 +37,8 @@ def read_volume(path: str | Path) -> np.ndarray:
     return array
 
 
-def _only_array(path: Path, archive: np.lib.npyio.NpzFile) -> np.ndarray:
-    with archive:
+def _only_array(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
         if len(archive.files) != 1:
             raise UserError(f"{path}: holds {len(archive.files)} arrays, {', '.join(archive.files[:5])}: {ADVICE}")
         return archive[archive.files[0]]
