@@ -98,19 +98,22 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
     share_one_heap()
     name = options.exp_name or opt.default_name(options)
     model_path, store = Path("ckpts") / name / "model.safetensors", store_of(name, group.number)
-    with group.together():
-        facts = read_progress(store, model_path) if options.resume else None
-        if facts:
-            options = resumed(options, given, opt.from_json(facts["options"]))
-    settled = set_up(options, given, facts, store, model_path, group, device)
-    if options.plan:
-        with group.together():
-            if group.first:
-                print(plan.describe(*settled[1:], options.devices))
-            return {}
     with contextlib.ExitStack() as held:
+        # What another run still writes would be out of date when its turn is over.
         with group.together():
-            if group.first:
+            if group.first and options.resume and store.exists and not options.plan:
+                held.enter_context(alone(model_path.parent))
+        with group.together():
+            facts = read_progress(store, model_path) if options.resume else None
+            if facts:
+                options = resumed(options, given, opt.from_json(facts["options"]))
+        settled = set_up(options, given, facts, store, model_path, group, device)
+        with group.together():
+            if options.plan:
+                if group.first:
+                    print(plan.describe(*settled[1:], options.devices))
+                return {}
+            if group.first and not facts:
                 held.enter_context(alone(model_path.parent))
         return _train(settled, facts, store, model_path, group, device)
 

@@ -153,3 +153,12 @@ def test_a_run_is_refused_while_another_writes_into_its_folder(straight, capsys)
     assert Path("ckpts/straight/model.safetensors").read_bytes() == before
     run("--exp_name", "straight", "--seed", "3")
     assert Path("ckpts/straight/model.safetensors").read_bytes() != before
+
+
+def test_progress_is_not_read_while_another_run_writes_it(capsys):
+    journal = Path("ckpts/x/progress/journal.json")
+    journal.parent.mkdir(parents=True)
+    journal.write_text("half of one")
+    with alone(Path("ckpts/x")):
+        assert "another run is writing there" in refused(capsys, "--exp_name", "x", "--resume")
+    assert "damaged" in refused(capsys, "--exp_name", "x", "--resume")
