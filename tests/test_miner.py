@@ -95,6 +95,7 @@ def in_turns(waves, monkeypatch) -> list[int]:
 @pytest.mark.parametrize("waves", [None, 1, 3, 6])
 @pytest.mark.parametrize("held", [True, False])
 def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves, held, straight, monkeypatch):
+    straight()
     # As on a GPU, where the second lane is a stream.
     monkeypatch.setattr(models.chunks, "lanes", lambda device: [None, None])
     monkeypatch.setattr(models.checkpoints, "SECONDS_BETWEEN_COMMITS", 0)
@@ -104,7 +105,6 @@ def test_chunks_that_take_turns_give_the_model_of_chunks_one_after_another(waves
         monkeypatch.setattr(
             memory.Memory, "limits", lambda *a, **k: dataclasses.replace(limits(*a, **k), row_bytes=0, kept_values=0)
         )
-    straight()
     flying = in_turns(waves, monkeypatch)
     assert waves or max(flying) == 2
     assert same_model("straight", "turns")
