@@ -25,7 +25,7 @@ import opt
 from datasets.grid import Grid
 from experiments.inputs import Made
 from options import Options
-from utils import device_name, jsonable, versions
+from utils import Interrupted, device_name, jsonable, versions
 
 KEPT = (
     "psnr", "psnr_worst_block", "ssim", "iou", "n_params", "fit_s", "model_bytes", "peak_device_bytes",
@@ -82,7 +82,7 @@ def measure(row: Row, deadline: float = math.inf, tiny: bool = False, alone: boo
                     _train(_tiny(options), frozenset())
             with applied(row.variant) as noted:
                 result = _train(options, given)
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         return facts | _failed(error)
     levels = result["levels"].values()
     return facts | {key: result.get(key) for key in KEPT} | {
@@ -234,7 +234,7 @@ def _facts(row: Row, tiny: bool, alone: bool) -> dict[str, Any]:
     return dataclasses.asdict(row) | {"tiny": tiny, "alone": alone} | where
 
 
-def _failed(error: Exception) -> dict[str, Any]:
+def _failed(error: BaseException) -> dict[str, Any]:
     lines = traceback.format_exc().strip().splitlines()
     return {"error": f"{type(error).__name__}: {error}"[:300], "where": lines[-3:]}
 

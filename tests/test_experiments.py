@@ -34,7 +34,7 @@ from models.engine.reference import forward
 from models.network import Network
 from options import presets
 from options.presets import by_target
-from utils import UserError, run_command
+from utils import Interrupted, UserError, run_command
 
 pytestmark = pytest.mark.usefixtures("in_folder")
 
@@ -138,6 +138,16 @@ def test_a_variant_that_no_dict_has_is_never_run_as_the_method(tmp_path, stand_i
 def test_a_split_layer_has_the_parameters_of_the_method():
     usual = Network(16, 20, 3, 3, "sin").row_size
     assert abs(SplitNetwork(16, int(SPLIT[1]), 3, 3, "sin").row_size / usual - 1) < 0.04
+
+
+def test_a_row_whose_process_is_told_to_end_loses_no_other(tmp_path, monkeypatch):
+    def told(*_):
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr("experiments.rows._pool", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("experiments.rows._train", told)
+    rows = [Row("t", "group", name, tuple(TINY.split())) for name in "ab"]
+    assert [result["error"] for result in run_rows(rows, tmp_path)] == ["Interrupted: interrupted"] * 2
 
 
 def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
