@@ -2,7 +2,7 @@
 
 With --solve_start training begins there, for random hidden layers say much already, and the output layer need not learn
 to. It is the default of a mesh, where it wins at every budget, and not of pictures, where it wins only at small ones
-(docs/experiments.md, Weight sharing).
+(docs/experiments.md, Weight sharing). A block of the coarsest level that --max_time leaves no time to train ends there.
 """
 
 from collections.abc import Callable
