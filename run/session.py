@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ from machine.ranks import Lost, Ranks
 from models.store import Store
 from options import Options
 from utils import Done, Interrupted, UserError
+
+# Seconds within which a second signal means what the first did.
+SAME_WISH = 1.0
 
 
 def store_of(name: str, number: int = 0) -> Store:
@@ -111,7 +116,7 @@ def alone(folder: Path) -> Iterator[None]:
             told = f"{folder}: another run is writing there: wait for it, or give another --exp_name"
             raise UserError(told) from None
         except OSError:
-            # A file system that has no locks.
+            # A file system that has no locks of folders, as NFS.
             pass
         yield
     finally:
@@ -124,16 +129,21 @@ def interruptible(miner, exp_name: str, group: Ranks) -> Iterator[None]:
     signals = (signal.SIGINT, signal.SIGTERM)
     who = f"process {group.number + 1} of {group.count} " if group.count > 1 else ""
 
+    heard, heeded = -math.inf, False
+
     def interrupt(*_) -> None:
-        for number in signals:
-            # Not SIG_IGN: of a signal that has come meanwhile Python would complain.
-            signal.signal(number, lambda *_: None)
-        raise Interrupted(f"{who}interrupted{to_go_on(exp_name)}")
+        nonlocal heard
+        before, heard = heard, time.monotonic()
+        # Where processes are several the same wish comes twice. Later it is one that was not heeded: what is raised in
+        # a destructor nobody hears.
+        if not heeded and heard - before > SAME_WISH:
+            raise Interrupted(f"{who}interrupted{to_go_on(exp_name)}")
 
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     except Interrupted:
+        heeded = True
         miner.checkpoints.commit()
         raise
     except Lost:

@@ -1,9 +1,11 @@
 """A run and its places: what is said of one that is interrupted, found again, resumed or started over."""
 
+import contextlib
 import os
 import resource
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from train_runs import TINY, refused, run, same_model
 import models.checkpoints
 import models.miner
 import opt
+import run.session as run_session
 from models import model_file
 from run.session import alone, to_go_on
 from train import main, train
@@ -76,6 +79,31 @@ def test_ctrl_c_is_heard_also_within_what_makes_errors_of_its_own_of_others(monk
         run_command(lambda: main([*TINY, "--exp_name", "x"]))
     assert exit_.value.code == 130
     assert capsys.readouterr().err == "interrupted; to go on: python train.py --exp_name x --resume\n"
+
+
+@pytest.mark.parametrize("later", [0, 10])
+def test_a_signal_that_nobody_could_hear_is_heard_when_it_comes_again(later, monkeypatch, capsys):
+    class Deaf:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    step, seconds = models.miner.Miner.training_step, [0.0]
+
+    def press(self, batch, batch_idx):
+        if batch_idx == 0 and not seconds[0]:
+            Deaf()
+            seconds[0] = later
+            # At the same time it is one wish.
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(models.miner.Miner, "training_step", press)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setattr(run_session.time, "monotonic", lambda: seconds[0])
+    with pytest.raises(SystemExit) if later else contextlib.nullcontext() as exit_:
+        run_command(lambda: main([*TINY, "--exp_name", "x"]))
+    assert Path("ckpts/x/progress").exists() == bool(later)
+    assert not later or (exit_.value.code, "--resume" in capsys.readouterr().err) == (130, True)
 
 
 @pytest.mark.parametrize("moment", ["finish", "load"])
