@@ -74,6 +74,8 @@ class Miner(pl.LightningModule):
         where = recipe.save_dtype, source.device, self.ranks
         self.checkpoints = Checkpoints(store, draft, facts, self.clock, *where)
         self.reports: list[LevelReport] = []
+        # Of the levels that this session has trained, and closed.
+        self.level_seconds: dict[int, float] = {}
         self.wave: Wave | None = None
         self._rounds = Rounds(pyramid.grid, source.device)
         # Of the level in training.
@@ -130,11 +132,13 @@ class Miner(pl.LightningModule):
                 yield from self._level(level)
 
     def _level(self, level: int) -> Iterator[Wave]:
+        started = self.seconds
         fit = self._begin(level)
         begun = self.checkpoints.begin_level(fit, self.pyramid.levels)
         self._chunks = Chunks(fit, begun, self.checkpoints, self.clock, self.ranks)
         yield from self._chunks.train()
         self._end(fit, self._chunks)
+        self.level_seconds[level] = self.seconds - started
         # The next survey needs its room.
         self._chunks = None
 

@@ -3,7 +3,6 @@
 import math
 import sys
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -62,10 +61,12 @@ class Progress(pl.Callback):
     """One bar over the whole run on a terminal; where stderr is piped, one line when a level is done."""
 
     bar: tqdm | None = None
+    # Levels that have been told of.
+    shown = 0
     BAR = "{percentage:3.0f}%|{bar:24}| {desc} [{elapsed}{postfix}]"
 
     def on_fit_start(self, trainer: pl.Trainer, module: Miner) -> None:
-        self.shown, self.since = len(module.reports), time.perf_counter()
+        self.shown = len(module.reports)
         if sys.stderr.isatty():
             self.bar = tqdm(total=1.0, bar_format=self.BAR, dynamic_ncols=True)
             # When the run will end, in its own seconds.
@@ -77,10 +78,14 @@ class Progress(pl.Callback):
         if self.bar is not None and (wave := module.wave):
             self.ends = module.left() + module.seconds
             self.bar.set_description_str(_words(wave), refresh=False)
+        self._say_levels(module)
+
+    def _say_levels(self, module: Miner) -> None:
+        # A level is told of with the first round of the next one, which goes on by then.
         for report in module.reports[self.shown :] if self.bar is None else ():
-            seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
             blocks = f"{report.active} of {report.all} blocks have a network, {report.converged} converged"
-            print(f"level {report.level}: {blocks}, {report.psnr:.2f} dB, {seconds:.1f} s", file=sys.stderr, flush=True)
+            words = f"{blocks}, {report.psnr:.2f} dB, {module.level_seconds[report.level]:.1f} s"
+            print(f"level {report.level}: {words}", file=sys.stderr, flush=True)
             self.shown += 1
 
     def _tick(self, module: Miner) -> None:
@@ -99,6 +104,7 @@ class Progress(pl.Callback):
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, module: Miner, exception: BaseException) -> None:
+        self._say_levels(module)
         if self.bar is not None:
             self._stop()
             self.bar.close()

@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from train_runs import run
 
 from models.flight import Wave
+from models.level_fit import LevelReport
 from run import callbacks
 
 WAVE = Wave(0, 0, 1, 1, 50, 200, 50, 400, 0.1, 40.0, 0.03, 1e6)
@@ -39,6 +40,18 @@ def begin(run, monkeypatch):
     with contextlib.redirect_stderr(terminal):
         bar.on_fit_start(None, run)
     return bar, terminal
+
+
+def test_a_level_has_the_time_that_it_took_and_is_told_of_also_where_the_next_one_is_broken_off(capsys):
+    run, bar = Run(), callbacks.Progress()
+    run.reports, run.level_seconds = [], {1: 12.34, 0: 56.78}
+    bar.on_fit_start(None, run)
+    bar.on_train_batch_end(None, run)
+    run.reports.append(LevelReport(1, 10, 8, 6, 1e-4))
+    bar.on_train_batch_end(None, run)
+    run.reports.append(LevelReport(0, 40, 8, 6, 1e-4))
+    bar.on_exception(None, run, KeyboardInterrupt())
+    assert [line.rsplit(", ", 1)[1] for line in capsys.readouterr().err.splitlines()] == ["12.3 s", "56.8 s"]
 
 
 def shows(terminal, text):

@@ -6,7 +6,7 @@ import time
 import types
 
 import pytest
-from train_runs import run, same_model
+from train_runs import TINY, run, same_model
 
 import models.checkpoints
 import models.chunks
@@ -49,6 +49,21 @@ def test_what_a_commit_keeps_is_begun_before_the_thread_that_writes_is_made_to_w
     run("--exp_name", "x", "--b_chunks", "5")
     ends = [n for n, what in enumerate(done) if what == "begin_commit"]
     assert done.count("state") > 2 and all(done[n - 1] == "join" for n in ends)
+
+
+def test_a_level_has_the_time_from_its_survey_to_its_end(monkeypatch, capsys):
+    late, levels = [0.0], models.miner.Miner._begin
+    clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + late[0])
+
+    def slowly(self, level):
+        late[0] += 1000 * (1 + level)
+        return levels(self, level)
+
+    monkeypatch.setattr(models.clock, "time", clock)
+    monkeypatch.setattr(models.miner.Miner, "_begin", slowly)
+    train(*opt.parse([word for word in [*TINY, "--exp_name", "x"] if word != "--quiet"]))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("level ")]
+    assert [round(float(line.split()[-2]), -3) for line in said] == [2000, 1000]
 
 
 def test_what_hears_of_a_round_takes_no_time_of_training(monkeypatch):
