@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import math
 import re
 import sys
@@ -34,6 +35,10 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> None:
+        if message.startswith("unrecognized arguments: --"):
+            asked = message.split()[2].split("=")[0]
+            near = difflib.get_close_matches(asked, self._option_string_actions, 1)
+            message += f": did you mean {near[0]}?" if near else ""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 

@@ -17,7 +17,7 @@ from datasets.grid import Box
 from datasets.image import decoded_bytes, read_image
 from datasets.image_format import COUNT_MODES
 from datasets.image_writer import TooLarge
-from datasets.occupancy import OccupancyGrid
+from datasets.occupancy import OccupancyGrid, is_packed
 from datasets.resize import resized
 from datasets.samples import MAX_SIZE, TILE, planet
 from datasets.source import ArraySource, Signal, Source, levels_bytes, points
@@ -30,6 +30,7 @@ from utils import UserError
 
 PLANET_SIZE = (1024, 512)
 ZARR = (".zarr", ".zip")
+MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
 UNLIMITED = Memory(2**62, 2**62)
 
 
@@ -61,6 +62,10 @@ def open_source(task: str, path: str | None, size: tuple[int, ...] | None = None
     Raises:
         UserError: the file cannot be read, or is not of that size.
     """
+    if path is not None and Path(path).suffix.lower() in MESHES:
+        raise UserError(f"{path}: a mesh: make a grid of it first, with python preprocess_mesh.py --path {path}")
+    if path is not None and task != "mesh" and is_packed(path):
+        raise UserError(f"{path}: an occupancy grid: fit it with --task mesh")
     if size is not None and len(size) == 1:
         size = size * (2 if task == "image" else 3)
     return _OPEN[task](path, size, place or Place())
@@ -70,11 +75,14 @@ def _open_image(path: str | None, size: tuple[int, ...] | None, place: Place) ->
     if path is None:
         return _open_planet(*(size or PLANET_SIZE), place)
     reader, mode = _open_picture(Path(path), place)
-    if size is not None and size != reader.shape[1::-1]:
-        reader = _resized(path, reader, size, place)
-    source = _source(path, reader, mode, place)
+    own, notes = reader.shape[1::-1], []
     if Path(path).is_file() and (pages := page_count(Path(path))) > 1:
-        source.notes = (f"{path}: a TIFF of {pages} pages, of which the first is read",)
+        notes.append(f"{path}: a TIFF of {pages} pages, of which the first is read")
+    if size is not None and size != own:
+        reader = _resized(path, reader, size, place)
+        notes.append(f"{path}: resized from {own[0]} x {own[1]} to {size[0]} x {size[1]} pixels")
+    source = _source(path, reader, mode, place)
+    source.notes, source.resized = tuple(notes), reader.shape[1::-1] != own
     return source
 
 

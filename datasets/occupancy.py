@@ -128,6 +128,15 @@ def write_occupancy(
             raise ValueError(f"{layers} of {shape[0]} layers were written")
 
 
+def is_packed(path: str | os.PathLike) -> bool:
+    """Whether a file is a packed occupancy grid, as far as its first bytes say."""
+    path = Path(path)
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return _MAGIC in file.read(256)
+
+
 def _open_array(path: Path) -> np.ndarray:
     """The array of a .npy file, memory-mapped; UserError unless it is bool or uint8 and exactly as long as it says."""
     if path.exists() and not (path.is_file() or path.is_dir()):

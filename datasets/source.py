@@ -93,6 +93,8 @@ class Source(ABC):
         self.shape, self.signal, self.device, self.about = tuple(shape), signal, torch.device(device), about or {}
         # What is to be said of it, a line each.
         self.notes: tuple[str, ...] = ()
+        # Whether it has another number of cells than its file.
+        self.resized = False
 
     @property
     def raw_bytes(self) -> int:

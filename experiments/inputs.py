@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets import MESHES
 from datasets.image import read_image
 from datasets.image_writer import lenient
 from datasets.knot import knot
@@ -18,7 +19,6 @@ from utils import UserError
 # Where the originals of the seeds' table are looked for, and what stands in for them: a picture by the start of its
 # file's name, resized, or the built-in sample, made at that size.
 ORIGINALS = {"pluto": "images/pluto", "tokyo": "images/tokyo-station", "shibuya": "images/shibuya"}
-MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
 STAND_INS = {"pluto": "moon", "tokyo": "relief8k", "shibuya": "relief8k", "shibuya large": None}
 # Cells of the bunny along an axis.
 N = 512

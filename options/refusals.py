@@ -104,7 +104,7 @@ def check(o: Options) -> None:
     refuse(
         bad_name or len(o.exp_name or "") > 200 or o.exp_name in (".", ".."),
         "exp_name",
-        f"{(o.exp_name or '')[:40]!r} is no folder name: use at most 200 letters, digits, . _ + -",
+        f"{(o.exp_name or '')[:40]!r} is no folder name: use at most 200 letters, digits, spaces, . _ + -",
     )
     refuse(o.path is None and o.task != "image", "path", f"is missing: --task {o.task} needs a .npy file")
     refuse(o.resume and o.plan, "plan", "is of a whole run, and --resume of the rest of one: leave one of them out")
@@ -113,7 +113,7 @@ def check(o: Options) -> None:
 def refuse_idle(o: Options, given: frozenset[str]) -> None:
     """Raise UserError for an option that is given and changes nothing."""
     for name, where in idle(o, given):
-        refuse(True, name, f"has no meaning with {where}: leave one of them out")
+        refuse(True, name, f"has no meaning with {where}: leave it out, or change that")
 
 
 def idle(o: Options, given: frozenset[str]) -> list[tuple[str, str]]:

@@ -54,7 +54,7 @@ def figures_of(
         "model_bytes": model_bytes,
         f"bits_per_{cell}": model_bytes * 8 / math.prod(source.shape),
         "ratio_to_raw": model_bytes / source.raw_bytes,
-        "ratio_to_source_file": model_bytes / source_bytes if source_bytes else None,
+        "ratio_to_source_file": model_bytes / source_bytes if source_bytes and not source.resized else None,
         "source_format": Path(options.path).suffix[1:].lower() if options.path else None,
         "levels": about["levels"],
         "device": utils.device_name(source.device),
@@ -74,7 +74,8 @@ def say(result: dict[str, Any]) -> None:
     cell = "pixel" if options.task == "image" else "voxel"
     params, bits = result["n_params"] / 1e6, result[f"bits_per_{cell}"]
     print(f"{path}: {params:.3f} M parameters, {bits:.2f} bits per {cell}, fitted in {result['fit_s']:.2f} s")
-    beside = f", {result['ratio_to_source_file']:.2f} times the source file" if options.path else ""
+    to_file = result["ratio_to_source_file"]
+    beside = f", {to_file:.2f} times the source file" if to_file else ""
     print(f"its bytes: {result['ratio_to_raw']:.2f} times the raw {cell}s{beside}")
     if result["stopped_early"]:
         print(f"stopped by --max_time{to_go_on(options.exp_name, options.devices)}")

@@ -19,7 +19,7 @@ from typing import Any
 
 import opt
 from machine.ranks import Lost, Ranks
-from models.store import Store
+from models.store import JOURNAL, Store
 from options import Options
 from utils import Done, Interrupted, UserError
 
@@ -37,7 +37,9 @@ def read_progress(store: Store, model_path: Path) -> dict[str, Any]:
         return store.read()
     if model_path.is_file():
         raise Done(f"{model_path}: the run is finished, there is nothing to resume")
-    raise UserError(f"--resume: nothing to resume in {model_path.parent}: start it without --resume")
+    others = sorted(path.parent.parent.name for path in Path("ckpts").glob(f"*/progress/{JOURNAL}"))
+    there = f"give one of {', '.join(others[:5])} as --exp_name, or " if others else ""
+    raise UserError(f"--resume: nothing to resume in {model_path.parent}: {there}start it without --resume")
 
 
 def levels_left(store: Store, n_levels: int) -> int:
@@ -59,8 +61,9 @@ def resumed(options: Options, given: frozenset[str], stored: Options) -> Options
 def start_over(store: Store, model_path: Path, logs: Path) -> None:
     """Forget an unfinished run of this name and the last one's curves; its model stays until the new one is whole."""
     if store.exists or model_path.is_file():
+        which = "an unfinished run, with which --resume would go on," if store.exists else "an earlier run"
         kept = "; its model stays until the new one is whole" if model_path.is_file() else ""
-        print(f"{model_path.parent}: an earlier run has this name: starting over{kept}", file=sys.stderr)
+        print(f"{model_path.parent}: {which} has this name: starting over{kept}", file=sys.stderr)
     store.clear()
     for old in (file for name in ("events.out.tfevents.*", "hparams.yaml", "result.json") for file in logs.glob(name)):
         old.unlink()

@@ -67,6 +67,8 @@ def set_up(
         memory = memory_of(options.memory, device, processes)
     # Not within: there a process with something to say would leave the others waiting.
     memory = agreed(memory, group)
+    if options.path is None and "exp_name" in given and not facts and not options.quiet:
+        say("note: no --path: the built-in sample is fitted")
     with group.together():
         place = Place(device, memory, nearest_folder(model_path))
         source = open_source(options.task, options.path, options.input_size, place)

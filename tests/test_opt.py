@@ -67,6 +67,12 @@ def test_the_bunny_command_of_the_seeds():
     assert (o.n_scales, o.num_epochs) == (4, (50, 50, 50, 150))
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("--input-size 5 5", "--input_size"), ("--pth=a.png", "--path")])
+def test_an_option_that_is_misspelt_is_told_the_one_that_is_near(wrong, right):
+    assert f"did you mean {right}?" in refused(wrong)
+    assert "did you mean" not in refused("--zzzzzz 1")
+
+
 def test_a_command_without_its_backslash_is_refused_and_not_guessed():
     assert "positional" in refused("--path a.png \\") or "unrecognized" in refused("--path a.png \\")
 

@@ -32,6 +32,26 @@ def test_how_to_go_on_can_be_typed_as_it_is_said(name):
     assert (options.exp_name, options.devices, options.resume) == (name, 2, True)
 
 
+def test_a_resized_picture_is_noted_and_not_held_against_the_file_of_the_whole_one(capsys):
+    np.save("a.npy", np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
+    argv = ["--path", "a.npy", "--patch_size", "8", "--num_epochs", "2", "2", "--quiet"]
+    result = train(*opt.parse([*argv, "--input_size", "10", "16"]))
+    said = capsys.readouterr()
+    assert "note: a.npy: resized from 30 x 20 to 10 x 16 pixels\n" in said.err and "source file" not in said.out
+    assert result["ratio_to_source_file"] is None
+    train(*opt.parse([*argv, "--input_size", "30", "20"]))
+    said = capsys.readouterr()
+    assert "resized" not in said.err and "times the source file" in said.out
+
+
+def test_a_name_without_a_path_says_that_it_is_of_the_sample(capsys):
+    argv = [word for word in TINY if word != "--quiet"]
+    train(*opt.parse([*argv, "--exp_name", "x"]))
+    assert "note: no --path: the built-in sample is fitted\n" in capsys.readouterr().err
+    train(*opt.parse(argv))
+    assert "no --path" not in capsys.readouterr().err
+
+
 def test_a_source_that_is_moved_away_while_it_is_fitted_is_missed_by_nobody(monkeypatch):
     np.save("a.npy", np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     size = Path("a.npy").stat().st_size
@@ -124,7 +144,11 @@ def test_a_finished_run_says_so_and_an_unknown_one_has_nothing_to_resume(straigh
     capsys.readouterr()
     run_command(lambda: main(["--exp_name", "straight", "--resume"]))
     assert "finished" in capsys.readouterr().out
-    assert "nothing to resume" in refused(capsys, "--exp_name", "y", "--resume")
+    assert "nothing to resume in ckpts/y: start it" in refused(capsys, "--exp_name", "y", "--resume")
+    Path("ckpts/half/progress").mkdir(parents=True)
+    Path("ckpts/half/progress/journal.json").touch()
+    assert "give one of half as --exp_name, or start it" in refused(capsys, "--exp_name", "y", "--resume")
+    assert not Path("ckpts/y").exists()
 
 
 def test_options_that_contradict_the_run_are_named(capsys, monkeypatch):

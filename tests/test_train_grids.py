@@ -12,6 +12,7 @@ import pytest
 import trimesh
 
 import opt
+from datasets.occupancy import write_occupancy
 from datasets.volume import read_volume
 from preprocess_mesh import preprocess_mesh
 from train import main, train
@@ -124,6 +125,26 @@ def test_a_volume_that_may_not_be_read_is_not_called_broken(monkeypatch):
     monkeypatch.setattr(np.lib.format, "open_memmap", forbidden)
     with pytest.raises(PermissionError):
         read_volume("v.npy")
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "told"),
+    [
+        ("mesh", "a.obj", "preprocess_mesh.py --path a.obj"),
+        ("image", "a.STL", "preprocess_mesh.py --path a.STL"),
+        ("image", "grid.npy", "--task mesh"),
+        ("volume", "grid.npy", "--task mesh"),
+    ],
+)
+def test_a_file_of_another_task_is_told_what_it_is_for(task, name, told, capsys):
+    Path(name).write_text("v 0 0 0\n")
+    if name == "grid.npy":
+        with write_occupancy(Path(name), (4, 4, 4), ((0, 0, 0), (1, 1, 1)), None) as write:
+            write(np.ones((4, 4, 4), bool))
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: main([*QUICK, "--task", task, "--path", name]))
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2 and err.startswith(f"error: {name}: ") and told in err and err.count("\n") == 1
 
 
 def test_a_task_without_a_file_is_refused(capsys):
