@@ -153,10 +153,12 @@ def test_an_absurd_size_is_refused_before_anything_is_done(tmp_path, size):
 
 @pytest.mark.parametrize(("pages", "notes"), [(1, 0), (3, 1)])
 @pytest.mark.parametrize("size", [None, (45, 35)])
-def test_pages_that_are_not_read_are_noted(tmp_path, pages, notes, size):
+def test_pages_that_are_not_read_are_noted_and_that_a_picture_is_resized(tmp_path, pages, notes, size):
     pytest.importorskip("pyvips")
     write_pages(tmp_path / "a.tif", pages)
     for place in (Place(), Place("cpu", LITTLE, tmp_path)):
         source = open_source("image", str(tmp_path / "a.tif"), size, place)
-        assert source.notes == (f"{tmp_path}/a.tif: a TIFF of 3 pages, of which the first is read",)[:notes]
+        told = [f"{tmp_path}/a.tif: a TIFF of 3 pages, of which the first is read"][:notes]
+        resized = [f"{tmp_path}/a.tif: resized from 90 x 70 to 45 x 35 pixels"] if size else []
+        assert source.notes == (*told, *resized) and source.resized == bool(size)
         assert source.shape == (size or (90, 70))[::-1]

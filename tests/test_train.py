@@ -89,4 +89,4 @@ def test_piped_output_has_no_control_characters():
     text = done.stdout + done.stderr
     assert all(c.isprintable() or c == "\n" for c in text)
     assert done.stdout.splitlines()[-1].startswith("PSNR : ")
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["level 1", "level 0"]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["note", "level 1", "level 0"]
