@@ -111,7 +111,7 @@ def train(
     second += block * ROW
     targets += block * CHANNELS * p
     amplitude = tl.load(amplitudes + block)
-    kind = tl.load(kinds + block)
+    kind = tl.load(kinds + block).to(tl.int64)
     count = tl.load(counts + kind)
     cells += kind * steps * most
     channel = tl.arange(0, NS[M - 1])[None, :]
@@ -292,7 +292,7 @@ def evaluate(
     square = tl.zeros((TILE,), tl.float32)
     count = p
     if ERRORS:
-        kind = tl.load(kinds + block)
+        kind = tl.load(kinds + block).to(tl.int64)
         count = tl.load(counts + kind)
         cells += kind * most
         targets += block * CHANNELS * p
