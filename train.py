@@ -26,6 +26,7 @@ from run.session import (
     calm_lightning,
     fingerprint,
     interruptible,
+    levels_left,
     read_progress,
     remove_parts,
     resumed,
@@ -107,7 +108,7 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
             facts = read_progress(store, model_path) if options.resume else None
             if facts:
                 options = resumed(options, given, opt.from_json(facts["options"]))
-        settled = set_up(options, given, facts, store, model_path, group, device)
+        settled = set_up(options, given, facts, model_path, group, device)
         with group.together():
             if options.plan:
                 if group.first:
@@ -128,6 +129,7 @@ def _train(
 ) -> dict[str, Any]:
     options, source, grid, encoding, recipe, engine, limits = settled
     with group.together():
+        source.begin(levels_left(store, grid.n_levels))
         kernels = warm_up.begin(grid.patch, source.signal.channels, encoding, recipe, engine, device)
         # Lightning takes seconds to import: what is wrong with options or files is said before.
         import pytorch_lightning as pl

@@ -104,7 +104,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """What is held of level 0 on the device, or will be once the levels are made that were begun."""
+        """What is held of level 0 on the device once the coarser levels are made."""
 
     @property
     def streamed(self) -> bool:
@@ -124,7 +124,7 @@ class Source(ABC):
         """Say which regions are read next, in their order, so that a source that takes time for it may begin."""
 
     def begin(self, n_levels: int) -> None:  # noqa: B027 (nor does it)
-        """Say, before anything is read, that `prepare` will be called for `n_levels` by this process alone."""
+        """Say, before anything is read, that `prepare` will be called for `n_levels`: a source may begin with it."""
 
     def prepare(self, n_levels: int, ranks: Ranks) -> None:  # noqa: B027 (nor does it)
         """Make the coarser levels up to `n_levels` before they are read, which makes them else.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.beside import Beside
 from datasets.file_array import FileArray
 from datasets.grid import Box, child, down
 from datasets.source import Signal, Source, levels_bytes, points
@@ -72,12 +73,14 @@ class StreamedSource(Source):
         self._levels: dict[int, Tensor | FileArray] = {}
         # The finest level that is stored.
         self._first = 1 if self._bytes_from(1) <= limits.level_bytes else FIRST_IN_FILES
-        # The first rows of level 0, as stored, and whether they are to be held.
-        self._keeps_rows = False
+        # The first rows of level 0, as stored, from when the levels are made.
         self._rows: Tensor | None = None
         # Files are read by this thread alone, so that what is expected is read while the caller works.
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead = _Ahead()
+        # The finest stored level, where it is being made beside other work.
+        self._beside: Beside | None = None
+        self._begun: Future | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -90,7 +93,7 @@ class StreamedSource(Source):
     @property
     def _n_rows(self) -> int:
         """Rows of level 0 that have room; never all, for then the source would not be streamed."""
-        room = (self._limits.level_bytes - self.level_bytes) // self._row_bytes if self._keeps_rows else 0
+        room = (self._limits.level_bytes - self.level_bytes) // self._row_bytes if self._limits.keeps_rows else 0
         return min(room, self.shape[0] - 1)
 
     @property
@@ -103,6 +106,7 @@ class StreamedSource(Source):
         return levels_bytes(self._whole(level - 1).shape, self.signal.channels)
 
     def read(self, region: Box, level: int) -> Tensor:
+        self._end()
         if level >= self._first and level not in self._levels:
             self.prepare(level + 1, Ranks())
         if level >= self._first:
@@ -119,6 +123,7 @@ class StreamedSource(Source):
 
     def expect(self, regions: Iterable[Box], level: int) -> None:
         """Begin to read regions; what was expected before and not read since is forgotten."""
+        self._end()
         if level == 1 and level < self._first:
             self._expect((0, self._below(part, 1, 0)) for region in regions for part in self._parts(region, 1, 0))
         elif level == 0 or isinstance(self._levels.get(level), FileArray):
@@ -127,17 +132,27 @@ class StreamedSource(Source):
             self._expect(())
 
     def begin(self, n_levels: int) -> None:
-        if self._limits.keeps_rows and n_levels > self._first:
-            self._keeps_rows = True
-            # The file is read on while the rest of a run is set up.
+        if not self._limits.keeps_rows or n_levels <= self._first:
+            return
+        if self.device.type == "cuda" and self.level_bytes:
+            self._beside = Beside(self.device)
+            self._begun = self._beside.begin(lambda: self._make(self._first, 0, Ranks()))
+        else:
             self._expect((0, self._below(strip, self._first, 0)) for strip in self._strips(self._first, 0))
 
     def prepare(self, n_levels: int, ranks: Ranks) -> None:
+        self._end()
         for level in range(self._first, n_levels):
             if level not in self._levels:
                 # What is made of another stored level costs little, and is not worth sharing.
                 first = level == self._first
                 self._levels[level] = self._make(level, 0 if first else level - 1, ranks if first else Ranks())
+
+    def _end(self) -> None:
+        """Wait for the level that was begun, with which the rows of level 0 come."""
+        begun, self._begun = self._begun, None
+        if begun:
+            self._levels[self._first] = self._beside.take(begun)
 
     def _make(self, level: int, finer: int, ranks: Ranks) -> Tensor | FileArray:
         """Average a finer level into a level to be stored: in turns, of TURN strips by each process."""

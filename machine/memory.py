@@ -4,7 +4,7 @@ On a GPU the sizes come out of its memory, and the host holds what is read of a 
 """
 
 import ctypes
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +39,8 @@ class Memory:
     """Bytes that a run may take of the host, beside its imports, and of its device: the host itself without a GPU.
 
     `most_streamed_cells` of a signal that is not held are worth being handled at once, `chunks` are trained, and
-    `keeps_rows` says whether a part of such a signal is worth being held: the system holds for the host what it can.
+    `keeps_rows` says whether a part of such a signal is worth being held: the system holds for the host what it can,
+    and of several processes that share the reading none has the whole part.
     """
 
     host: int
@@ -101,7 +102,7 @@ class Reading:
         strip_cells: cells of level 0 that are handled at once.
         strips_ahead: strips that are read before they are asked for.
         level_bytes: what its coarser levels may take on the device; those that take more are not held there.
-        keeps_rows: whether the first rows of level 0 have what they leave of it, where one process reads them all.
+        keeps_rows: whether the first rows of level 0 have what they leave of it, as one process reads them all.
     """
 
     strip_cells: int
@@ -143,7 +144,7 @@ def memory_of(limit: int | None, device: torch.device, processes: int = 1) -> Me
     if device.type != "cuda":
         return Memory(host, host)
     own = torch.cuda.mem_get_info(device)[0] if limit is None else limit
-    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=True)
+    return Memory(host, int(own * DEVICE_SHARE), MOST_STREAMED_CELLS, GPU_CHUNKS, keeps_rows=processes == 1)
 
 
 def agreed(memory: Memory, ranks: Ranks) -> Memory:
@@ -152,7 +153,8 @@ def agreed(memory: Memory, ranks: Ranks) -> Memory:
     Raises:
         Lost: another process has ended.
     """
-    return Memory(*map(min, zip(*ranks.gather(astuple(memory)), strict=True)))
+    least = Memory(*map(min, zip(*ranks.gather(astuple(memory)), strict=True)))
+    return replace(least, keeps_rows=least.keeps_rows and ranks.count == 1)
 
 
 def share_one_heap() -> None:

@@ -18,10 +18,9 @@ from models.encoding import Encoding
 from models.engine import choose_engine
 from models.level_fit import level_network
 from models.recipe import Recipe
-from models.store import Store
 from options import Options
 from options.refusals import idle
-from run.session import levels_left, nearest_folder
+from run.session import nearest_folder
 from utils import UserError
 
 
@@ -46,7 +45,6 @@ def set_up(
     options: Options,
     given: frozenset[str],
     facts: dict[str, Any] | None,
-    store: Store,
     model_path: Path,
     group: ranks.Ranks,
     device: torch.device,
@@ -80,8 +78,6 @@ def set_up(
         if beside := opt.left_by_target(options, given):
             say(f"--target_psnr sets loss_thr alone: with {beside} it chooses no n_hidden and no patch_size")
         grid = Grid(source.shape, options.patch_size[::-1], options.n_scales)
-        if max(options.devices, group.count) == 1:
-            source.begin(levels_left(store, grid.n_levels))
         encoding, recipe = Encoding(grid.ndim, options.n_freq or 0), _recipe(options)
         model_file.check_features(grid, encoding)
         network = level_network(recipe, encoding.width, source.signal.channels, coarsest=False)

@@ -86,8 +86,8 @@ def test_levels_are_held_where_they_have_room_with_level_1_or_without_and_else_n
 
 def test_the_first_rows_are_held_in_the_room_that_the_levels_leave(tmp_path):
     held, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=16 * 32 * 2 * 4 // 3 + 5 * 64, keeps_rows=True)
-    streamed.begin(3)
     assert streamed.held_bytes == 5 * 64
+    streamed.begin(3)
     streamed.prepare(3, Ranks())
     assert streamed.held_bytes == 5 * 64
     reader.asked.clear()
@@ -115,11 +115,12 @@ def test_where_no_level_is_to_be_stored_nothing_is_read_ahead_and_no_row_held(tm
     _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=level_bytes, keeps_rows=True)
     streamed.begin(n_levels)
     streamed.prepare(n_levels, Ranks())
-    assert streamed.held_bytes == 0 and not streamed._ahead.reading and not reader.asked
+    assert streamed._rows is None and not streamed._ahead.reading and not reader.asked
 
 
 def test_where_several_make_the_levels_nothing_is_read_that_is_not_wanted_and_no_row_held(tmp_path):
-    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9, keeps_rows=True)
+    _, streamed, reader = both((16, 32), folder=tmp_path, level_bytes=10**9)
+    streamed.begin(3)
     streamed.prepare(3, Ranks(1, 2))
     assert streamed.held_bytes == 0 and streamed._rows is None
     assert sum(region.size for region in reader.asked) == 16 * 32 // 2
@@ -178,6 +179,17 @@ def test_an_error_of_the_file_comes_out_where_the_region_is_read(tmp_path):
     streamed.expect([Box((4, 0), (8, 8))], 0)
     with pytest.raises(Exception, match="ends before"):
         streamed.read(Box((4, 0), (8, 8)), 0)
+
+
+@pytest.mark.gpu
+def test_an_error_of_the_file_while_the_levels_are_begun_comes_out_where_they_are_needed(tmp_path):
+    file = FileArray.scratch(tmp_path, (8, 8, 2), np.uint8)
+    file.write(Box((0, 0), (4, 8)), np.ones((4, 8, 2)))
+    limits = Reading(16, 1, 10**9, keeps_rows=True)
+    streamed = StreamedSource(file, (8, 8), both((8, 8))[0].signal, "cuda", None, tmp_path, limits)
+    streamed.begin(3)
+    with pytest.raises(Exception, match="ends before"):
+        streamed.prepare(3, Ranks())
 
 
 def test_nothing_is_mapped(tmp_path):

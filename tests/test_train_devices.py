@@ -1,13 +1,10 @@
 """What train.py takes of a machine whose devices, or whose run, it shares with other processes."""
 
-import contextlib
-
 import pytest
 from train_runs import run
 
 from datasets.source import Source
 from machine import memory
-from machine.ranks import Ranks
 from planning import plan
 
 pytestmark = pytest.mark.usefixtures("in_folder")
@@ -22,27 +19,12 @@ def test_a_plan_for_several_devices_is_of_what_each_of_them_may_take(monkeypatch
     assert asked == [2]
 
 
-class Two(Ranks):
-    """The first of two processes, the other of which says the same."""
-
-    def __init__(self):
-        super().__init__(0, 2)
-
-    def gather(self, value):
-        return [value, value]
-
-
-def test_only_a_process_that_is_alone_in_its_run_begins_to_read_for_the_levels(monkeypatch):
+def test_a_run_begins_to_make_the_levels_and_a_plan_does_not(monkeypatch):
     begun = []
-    monkeypatch.setattr("train._check_devices", lambda devices: None)
     monkeypatch.setattr(Source, "begin", lambda source, n_levels: begun.append(n_levels))
-    monkeypatch.setattr(plan, "describe", lambda *_: "")
-    run("--exp_name", "x", "--plan", "--devices", "2")
+    run("--exp_name", "x", "--plan")
     assert begun == []
-    run("--exp_name", "x", "--plan")
-    # Another process, on another machine.
-    monkeypatch.setattr("machine.ranks.join", lambda cuda: contextlib.nullcontext(Two()))
-    run("--exp_name", "x", "--plan")
+    run("--exp_name", "x")
     assert begun == [2]
 
 
