@@ -95,7 +95,7 @@ def load(
             header = json.loads((file.metadata() or {}).get("miner", "null"))
             _check_kind(path, header)
             pyramid = _build(header, engine, torch.device(device))
-            _add_levels(pyramid, path, file, header, lazy)
+            _add_levels(pyramid, path, file, header, None if lazy else torch.device(device))
     except UserError:
         raise
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
@@ -133,7 +133,8 @@ def _build(header: dict[str, Any], engine: str, device: torch.device) -> Pyramid
     return pyramid
 
 
-def _add_levels(pyramid: Pyramid, path: Path, file, header: dict[str, Any], lazy: bool) -> None:
+def _add_levels(pyramid: Pyramid, path: Path, file, header: dict[str, Any], device: torch.device | None) -> None:
+    """Add a file's levels to a pyramid, with rows that are read onto a device, or stay in the file."""
     offsets = _offsets(path)
     for name, facts in header["levels"].items():
         level, (network, dtype) = int(name), _network(name, facts, header["version"])
@@ -155,9 +156,7 @@ def _add_levels(pyramid: Pyramid, path: Path, file, header: dict[str, Any], lazy
             _require(table.get_dtype() == TYPE_NAMES[kind], f"dtype of the {key} of level {name}")
             tables[key] = FileRows([Segment(path, offsets[f"{name}.{key}"], len(blocks))], width, kind)
         rows = PackedRows(network, dtype, tables)
-        if not lazy:
-            rows = rows.take(torch.arange(len(blocks)))
-        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows, dtype))
+        pyramid.add(level, BlockMLP(network, blocks, amplitude, rows.held(device) if device else rows, dtype))
 
 
 def _offsets(path: Path) -> dict[str, int]:

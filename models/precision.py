@@ -17,6 +17,8 @@ LARGEST_INT8 = 127
 LARGEST_HALF = 65504.0
 # The smallest half with all its digits; a column of smaller weights loses less than this.
 SMALLEST_SCALE = 2.0**-14
+# Bytes of rows that are unpacked at once where all are taken.
+TAKEN_BYTES = 2**24
 
 
 def columns(network: Network, dtype: str) -> dict[str, tuple[int, torch.dtype]]:
@@ -91,6 +93,15 @@ class PackedRows:
 
     def __len__(self) -> int:
         return len(self.tables["rows"])
+
+    def held(self, device: torch.device) -> Tensor:
+        """All rows as float32 [n, row] on a device, put there a few at a time."""
+        rows = torch.empty(len(self), self.network.row_size, device=device)
+        most = max(1, TAKEN_BYTES // (4 * self.network.row_size))
+        for first in range(0, len(self), most):
+            part = torch.arange(first, min(first + most, len(self)), device=device)
+            rows[first : first + len(part)] = self.take(part)
+        return rows
 
     @property
     def bytes_read(self) -> int:

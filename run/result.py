@@ -13,6 +13,7 @@ from machine.memory import Limits
 from machine.ranks import Ranks
 from metrics import psnr
 from models import model_file
+from models.precision import DTYPES
 from options import Options
 from options.presets import larger_target
 from run.report import quality, shape_distance
@@ -41,7 +42,9 @@ def figures_of(
         source_bytes: size of the file, or of the folder's files, that was fitted; None of the sample.
     """
     model_bytes = path.stat().st_size
-    pyramid, about = model_file.load(path, source.device, options.engine, lazy=model_bytes > limits.row_bytes)
+    # In memory a row has all of its digits.
+    held = model_bytes * 4 // DTYPES[options.save_dtype].itemsize
+    pyramid, about = model_file.load(path, source.device, options.engine, lazy=held > limits.row_bytes)
     cell = "pixel" if options.task == "image" else "voxel"
     measured = quality(pyramid, source, group, limits.strip_cells)
     if options.task == "mesh" and group.first:

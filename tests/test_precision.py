@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import models.precision
 from models.network import Network
 from models.precision import DTYPES, PackedRows, columns, pack, rounded, row_bytes, unpack
 from models.rows import FileRows, Segment
@@ -82,7 +83,7 @@ def test_int8_is_within_half_a_step_of_every_weight(network):
 
 
 @dtypes
-def test_rows_in_a_file_are_those_in_memory(tmp_path, dtype):
+def test_rows_in_a_file_are_those_in_memory(tmp_path, monkeypatch, dtype):
     network, tables = NETWORKS[2], {}
     rows = rounded(network, dtype, hard_rows(network))
     for key, table in pack(network, dtype, rows).items():
@@ -93,3 +94,6 @@ def test_rows_in_a_file_are_those_in_memory(tmp_path, dtype):
         before = packed.bytes_read
         assert torch.equal(packed.take(torch.tensor(index).long()), rows[index])
         assert packed.bytes_read - before == len(set(index)) * row_bytes(network, dtype)
+    for most in (1, 7 * 4 * network.row_size, 2**24):
+        monkeypatch.setattr(models.precision, "TAKEN_BYTES", most)
+        assert torch.equal(packed.held(torch.device("cpu")), rows)

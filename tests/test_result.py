@@ -1,5 +1,7 @@
 """What a run has come to: the figures of its saved model, and the words for them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from train_runs import run
@@ -7,6 +9,7 @@ from train_runs import run
 import opt
 import utils
 from datasets.samples import noise, planet
+from machine.memory import Limits, Memory
 from models import model_file
 from models.engine import ReferenceEngine
 from run import result
@@ -35,6 +38,18 @@ def test_the_memory_of_a_fit_is_told_apart_from_that_of_measuring_its_model(fini
     monkeypatch.setattr(result, "quality", measure)
     found = run()
     assert (found["fit_peak_device_bytes"], found["peak_device_bytes"]) == (7, 12)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float32", 1), ("float16", 2), ("int8", 4)])
+def test_a_model_is_measured_in_memory_where_all_digits_of_its_rows_have_room(monkeypatch, dtype, digits):
+    lazy, load = [], model_file.load
+    monkeypatch.setattr(model_file, "load", lambda *given, **how: lazy.append(how["lazy"]) or load(*given, **how))
+    bytes_ = run("--save_dtype", dtype, "--exp_name", "x")["model_bytes"]
+    for room in (bytes_ * digits, bytes_ * digits - 1):
+        limits = dataclasses.replace(Limits(), row_bytes=room)
+        monkeypatch.setattr(Memory, "limits", lambda *given, limits=limits, **how: limits)
+        run("--save_dtype", dtype, "--exp_name", "x")
+    assert lazy == [False, False, True]
 
 
 def test_the_engine_of_a_result_is_the_one_that_trained(monkeypatch):
