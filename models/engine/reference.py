@@ -24,7 +24,7 @@ from models.optimizers import BETA_2, map_rows, optimizer_class
 
 # Floats of the widest activation of a tile: what fits the second-level cache of a core, and what fills a GPU.
 CPU_TILE = 64 * 20 * 256
-GPU_TILE = 2**27
+GPU_TILE = 2**24
 # Twice the longest vector of a CPU, in floats: torch's vector loops take two at a time.
 WHOLE_VECTORS = 32
 
@@ -262,15 +262,19 @@ class Tile(NamedTuple):
     index: Tensor  # int64 [m], which blocks
 
 
+def widest(network: Network) -> int:
+    """Units of the widest activation that a tile has of its own."""
+    return max(max(width) for width in network.widths[1:] or network.widths)
+
+
 def cut_tiles(network: Network, kind: Tensor, cells: list[int]) -> list[Tile]:
     """Cut blocks [n] into tiles of one kind that fit the budget, given the cells a block of each kind is seen at."""
-    widest = max(max(width) for width in network.widths[1:] or network.widths)
     tiles = []
     for this, b in enumerate(cells):
         index = (kind == this).nonzero()[:, 0]
         if not len(index):
             continue
-        count = -(-len(index) * widest * b // (GPU_TILE if kind.is_cuda else CPU_TILE))
+        count = -(-len(index) * widest(network) * b // (GPU_TILE if kind.is_cuda else CPU_TILE))
         if not kind.is_cuda:
             # Every core gets as many tiles as the others.
             count = -(-count // CORES) * CORES
