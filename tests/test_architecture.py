@@ -110,6 +110,8 @@ FLOORS = {
     "run.setup": 4,
     "run.callbacks": 4,
     "planning": 4,
+    "planning.levels": 4,
+    "planning.memory": 4,
     "planning.plan": 4,
     "planning.rehearsal": 4,
     "planning.pace": 4,

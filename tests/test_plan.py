@@ -1,19 +1,27 @@
 """What a plan adds up: steps, rounds, surveys and memory, with a machine whose every act takes a known time."""
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
+import torch
 from conftest import smooth_source
 from test_level_fit import RECIPE
 
+import opt
+from datasets import samples
 from datasets.grid import Grid
 from machine.memory import Limits
 from models.encoding import Encoding
 from models.engine import ReferenceEngine
 from models.level_fit import level_network
 from planning import pace
+from planning.levels import LevelPlan
+from planning.memory import FIT_BYTES, SOLVER_BYTES, memory
 from planning.pace import Pace
-from planning.plan import LIGHTNING_BYTES, LevelPlan, describe, memory, other_seconds, training_seconds
+from planning.plan import describe, other_seconds, training_seconds
+from train import train
 
 GRID = Grid((64, 96), (8, 8), 2)
 NOTHING = Pace(*[0.0] * len(dataclasses.fields(Pace)))
@@ -58,10 +66,10 @@ def test_all_else_counts_each_cell_as_often_as_it_is_touched():
 
 def test_memory_holds_what_the_fit_holds_and_more_of_it_is_never_less():
     source, network = smooth_source(GRID.shape, 3), level_network(RECIPE, 6, 3, False)
-    host = lambda limits, plans=PLANS: memory(source, GRID, network, RECIPE, limits, plans, 1000)[0]  # noqa: E731
+    host = lambda limits, plans=PLANS: memory(source, GRID, network, RECIPE, "reference", limits, plans, 1000)[0]  # noqa: E731
     small = Limits(strip_cells=64, kept_values=0, row_bytes=0)
     assert host(small) < host(LIMITS)
-    assert host(small) >= 1000 + LIGHTNING_BYTES
+    assert host(small) >= 1000 + FIT_BYTES["cpu"]
     many = [dataclasses.replace(plan, trained=2 * plan.trained) for plan in PLANS]
     assert host(LIMITS, many) >= host(LIMITS)
 
@@ -69,8 +77,51 @@ def test_memory_holds_what_the_fit_holds_and_more_of_it_is_never_less():
 def test_several_processes_keep_no_targets_of_a_survey():
     source, network = smooth_source(GRID.shape, 3), level_network(RECIPE, 6, 3, False)
     recipe, kept, made_again = dataclasses.replace(RECIPE, b_chunks=8), Limits(64), Limits(64, kept_values=0)
-    host = lambda limits, processes: memory(source, GRID, network, recipe, limits, PLANS, 0, processes)[0]  # noqa: E731
+    host = lambda limits, processes: memory(source, GRID, network, recipe, "reference", limits, PLANS, 0, processes)[0]  # noqa: E731
     assert host(kept, 2) == host(made_again, 1) < host(kept, 1)
+
+
+def on_a_gpu(recipe=RECIPE, engine_name="fused", limits=LIMITS, streamed=False):
+    """Bytes of host and of GPU memory."""
+    source, network = smooth_source(GRID.shape, 3), level_network(RECIPE, 6, 3, False)
+    source.device = torch.device("cuda")
+    if streamed:
+        source.__class__ = type("Streamed", (type(source),), {"streamed": True})
+    return memory(source, GRID, network, recipe, engine_name, limits, PLANS, 1000)
+
+
+def test_on_a_gpu_the_host_has_what_cuda_takes_and_the_gpu_the_rest():
+    assert on_a_gpu()[0] == 1000 + FIT_BYTES["fused"]
+    assert on_a_gpu(engine_name="reference")[0] == 1000 + FIT_BYTES["reference"]
+    assert on_a_gpu(engine_name="reference")[1] > on_a_gpu()[1]
+    solved = dataclasses.replace(RECIPE, solve_start=True)
+    assert on_a_gpu(solved)[0] == 1000 + FIT_BYTES["fused"] + SOLVER_BYTES
+    assert on_a_gpu(solved, limits=Limits(64))[1] > on_a_gpu(limits=Limits(64))[1]
+
+
+def test_strips_of_a_file_and_rows_in_files_pass_through_the_host():
+    small = Limits(strip_cells=640)
+    strips = 6 * 640 * 3
+    assert on_a_gpu(limits=small, streamed=True)[0] == on_a_gpu(limits=small)[0] + strips
+    in_files = dataclasses.replace(small, row_bytes=0)
+    row = level_network(RECIPE, 6, 3, False).row_size * 4
+    assert on_a_gpu(limits=in_files)[0] == on_a_gpu(limits=small)[0] + 8 * (640 // 64) * row
+
+
+def test_a_chunk_that_waits_for_another_takes_less_than_one_that_trains():
+    whole, halves = (on_a_gpu(dataclasses.replace(RECIPE, b_chunks=n), limits=Limits(64))[1] for n in (96, 48))
+    thirds = on_a_gpu(dataclasses.replace(RECIPE, b_chunks=32), limits=Limits(64))[1]
+    assert thirds < halves < whole
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [(), ("--memory", "150MiB"), ("--engine", "reference")], ids=str)
+def test_the_gpu_memory_of_a_plan_is_that_of_the_run(in_folder, capfd, options):
+    np.save("sample.npy", samples.planet(2048, 4096))
+    asked = ["--path", "sample.npy", "--num_epochs", "50", *options, "--exp_name", "x", "--quiet"]
+    train(*opt.parse([*asked, "--plan"]))
+    planned = int(re.search(r"(\d+) MiB of GPU memory", capfd.readouterr().out)[1])
+    assert train(*opt.parse(asked))["peak_device_bytes"] / 2**20 == pytest.approx(planned, rel=0.15)
 
 
 @pytest.mark.parametrize(
