@@ -114,7 +114,7 @@ def run_rows(
     with tempfile.TemporaryDirectory() as scratch:
         while rows:
             left = []
-            with _pool(jobs, scratch) as pool:
+            with _pool(jobs, scratch) as pool, _ended_if_interrupted(pool):
                 futures = {pool.submit(measure, row, deadline, tiny, jobs == 1): row for row in rows}
                 for future in concurrent.futures.as_completed(futures):
                     try:
@@ -294,6 +294,19 @@ def _pool(jobs: int, scratch: str) -> concurrent.futures.ProcessPoolExecutor:
     # Spawned, for a CUDA context does not survive a fork.
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(jobs, context, _settle_down, (scratch, context.Value("i", 0)))
+
+
+@contextlib.contextmanager
+def _ended_if_interrupted(pool: concurrent.futures.Executor) -> Iterator[None]:
+    """Measure no row that waits, and none to its end, once this process is to end."""
+    try:
+        yield
+    except BaseException:
+        # A pool waits for workers that may be waiting for it, where they were interrupted too.
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _settle_down(scratch: str, settled: Any) -> None:

@@ -6,8 +6,10 @@ import functools
 import json
 import re
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import pytest
@@ -148,6 +150,29 @@ def test_a_row_whose_process_is_told_to_end_loses_no_other(tmp_path, monkeypatch
     monkeypatch.setattr("experiments.rows._train", told)
     rows = [Row("t", "group", name, tuple(TINY.split())) for name in "ab"]
     assert [result["error"] for result in run_rows(rows, tmp_path)] == ["Interrupted: interrupted"] * 2
+
+
+def test_rows_that_wait_are_not_measured_once_the_command_is_interrupted(tmp_path, monkeypatch):
+    begun, halfway = [], threading.Event()
+
+    def measure(row, *_):
+        begun.append(row.name)
+        halfway.wait()
+        return {"table": "claims", "name": row.name}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.rows.measure", measure)
+    monkeypatch.setattr("experiments.rows._pool", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("concurrent.futures.as_completed", interrupted)
+    worker = mock.Mock()
+    monkeypatch.setattr("multiprocessing.active_children", lambda: [worker])
+    threading.Timer(0.2, halfway.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_rows([Row("claims", "g", name, []) for name in "abc"], tmp_path)
+    assert begun == ["a"]
+    worker.kill.assert_called_once_with()
 
 
 def test_a_row_that_fails_is_written_down_and_loses_no_other(tmp_path):
