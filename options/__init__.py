@@ -129,7 +129,7 @@ class Options:
         "stop them, or train on as the others",
         choices=PRUNING,
     )
-    beta2: float = option(0.99, "decay of the second moment of radam and adam", type=float, metavar="B")
+    beta2: float = option(0.99, "decay of the second moment of radam, adam and muon", type=float, metavar="B")
     val_freq: int = option(
         50, "epochs between two prunings; with --pruning none, where the model is the same whatever it is, between two "
         "points of the curves and of a resume",

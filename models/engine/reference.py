@@ -93,7 +93,7 @@ class ReferenceEngine:
 
     Args:
         optimizer: a name of `models.optimizers`.
-        beta2: decay of the second moment of radam and adam.
+        beta2: decay of the second moment of radam, adam and muon.
 
     Raises:
         UserError: the optimizer cannot train blocks independently, or is not known.
