@@ -116,6 +116,8 @@ def _fit_in_group(options: Options, given: frozenset[str], group: ranks.Ranks, d
                 return {}
             if group.first and not facts:
                 held.enter_context(alone(model_path.parent))
+        # Python waits for threads at its end, also where an interrupt or an error is the reason.
+        held.callback(settled.source.give_up)
         return _train(settled, facts, store, model_path, group, device)
 
 

@@ -126,6 +126,9 @@ class Source(ABC):
     def begin(self, n_levels: int) -> None:  # noqa: B027 (nor does it)
         """Say, before anything is read, that `prepare` will be called for `n_levels`: a source may begin with it."""
 
+    def give_up(self) -> None:  # noqa: B027 (nor does it)
+        """Make no more of what was begun: the run ends, and would wait for it."""
+
     def prepare(self, n_levels: int, ranks: Ranks) -> None:  # noqa: B027 (nor does it)
         """Make the coarser levels up to `n_levels` before they are read, which makes them else.
 

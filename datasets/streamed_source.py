@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +81,7 @@ class StreamedSource(Source):
         # The finest stored level, where it is being made beside other work.
         self._beside: Beside | None = None
         self._begun: Future | None = None
+        self._given_up = False
 
     @property
     def held_bytes(self) -> int:
@@ -148,6 +149,9 @@ class StreamedSource(Source):
                 first = level == self._first
                 self._levels[level] = self._make(level, 0 if first else level - 1, ranks if first else Ranks())
 
+    def give_up(self) -> None:
+        self._given_up = True
+
     def _end(self) -> None:
         """Wait for the level that was begun, with which the rows of level 0 come."""
         begun, self._begun = self._begun, None
@@ -188,6 +192,8 @@ class StreamedSource(Source):
 
     def _averaged(self, region: Box, level: int, finer: int, rows: Tensor | None = None) -> Tensor:
         """A region of a level as means of a finer one, which is read for it, and put into `rows` as far as they go."""
+        if self._given_up:
+            raise CancelledError
         below = self._below(region, level, finer)
         stored = self._stored(below, finer)
         if rows is not None and below.start[0] < len(rows):

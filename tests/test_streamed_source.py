@@ -1,7 +1,7 @@
 """A source read by region gives the bits of the one in memory, and all of its stored levels cost one pass."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,6 +190,21 @@ def test_an_error_of_the_file_while_the_levels_are_begun_comes_out_where_they_ar
     streamed.begin(3)
     with pytest.raises(Exception, match="ends before"):
         streamed.prepare(3, Ranks())
+
+
+def test_no_more_is_read_for_levels_that_are_given_up(tmp_path):
+    """They are made in a thread, for which the end of the process waits."""
+    _, streamed, reader = both((64, 32), strip_cells=64, folder=tmp_path, ahead=2, level_bytes=10**9)
+    read = reader.read
+
+    def read_and_end(region, out=None):
+        streamed.give_up()
+        return read(region, out)
+
+    reader.read = read_and_end
+    with pytest.raises(CancelledError):
+        streamed.prepare(3, Ranks())
+    assert 1 <= len(reader.asked) <= 4
 
 
 def test_nothing_is_mapped(tmp_path):

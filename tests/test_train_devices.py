@@ -28,6 +28,20 @@ def test_a_run_begins_to_make_the_levels_and_a_plan_does_not(monkeypatch):
     assert begun == [2]
 
 
+def test_what_was_begun_of_the_levels_is_given_up_where_the_run_ends_before_they_are_needed(monkeypatch):
+    said = []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Source, "begin", lambda *_: said.append("begun"))
+    monkeypatch.setattr(Source, "give_up", lambda _: said.append("given up"))
+    monkeypatch.setattr("models.warm_up.begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("--exp_name", "x")
+    assert said == ["begun", "given up"]
+
+
 def test_processes_with_a_gpu_each_do_not_share_its_memory(monkeypatch):
     monkeypatch.setattr("train._check_devices", lambda devices: None)
     monkeypatch.setattr("run.setup.memory_of", lambda limit, *_: memory.Memory(limit // 8, limit))
