@@ -53,7 +53,7 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
             around = _wider(part, reach)
             return _measured(pyramid, source.signal.mode, part, around, *(wide.crop(x, around) for x in (found, truth)))
 
-        if grid.ndim == 2 or found.is_cuda:
+        if found.is_cuda:
             sums += measure(grid.blocks_touching(region))
         else:
             tiles = grid.boxes(0, TILE_VALUES // source.signal.channels, region)

@@ -169,6 +169,21 @@ def test_the_figures_of_a_run_do_not_depend_on_the_strips(grid, monkeypatch):
         assert report.quality(pyramid, source, strip_cells=cells) == pytest.approx(whole, rel=1e-6, nan_ok=True)
 
 
+@pytest.mark.parametrize("grid", QUALITY[3:], ids=str)
+def test_each_core_measures_a_tile_on_its_own(grid, monkeypatch):
+    """Of steps that the cores share each waits for the slowest."""
+    threads, measured = [], report._measured
+    monkeypatch.setattr(report, "TILE_VALUES", 60)
+    monkeypatch.setattr(report, "_measured", lambda *a: threads.append(torch.get_num_threads()) or measured(*a))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        report.quality(random_pyramid(grid, channels=2), make_source(grid.shape, 2))
+    finally:
+        torch.set_num_threads(before)
+    assert len(threads) > 1 and set(threads) == {1}
+
+
 @pytest.mark.parametrize("grid", QUALITY, ids=str)
 def test_the_figures_of_a_run_against_brute_force(grid, monkeypatch):
     pyramid, source = random_pyramid(grid, channels=2), make_source(grid.shape, 2)
