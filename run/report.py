@@ -56,7 +56,9 @@ def quality(pyramid: Pyramid, source: Source, ranks: Ranks | None = None, strip_
         if found.is_cuda:
             sums += measure(grid.blocks_touching(region))
         else:
-            tiles = grid.boxes(0, TILE_VALUES // source.signal.channels, region)
+            # The windows of SSIM take several times their cells, and a strip of a picture is to give every core some.
+            values = TILE_VALUES // 4 if grid.ndim == 2 else TILE_VALUES
+            tiles = grid.boxes(0, max(1, values // source.signal.channels), region)
             sums = functools.reduce(operator.add, in_threads(measure, tiles), sums)
     sums = functools.reduce(operator.add, ranks.gather(sums))
     figures = {
